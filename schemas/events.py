@@ -1,0 +1,82 @@
+"""What a worker tells the gateway about a job.
+
+Every event names its job and epoch and carries `seq`, counted from 0 within an epoch without a gap. The life of a
+job within one epoch: Accepted, Delta*, then exactly one of Finished or Failed.
+"""
+
+import msgspec
+
+
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """One alternative at a position: natural log over the model's raw distribution."""
+
+    token: str
+    token_bytes: bytes
+    logprob: float
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """The chosen token at a position with the most likely alternatives."""
+
+    token: str
+    token_bytes: bytes
+    logprob: float
+    top: tuple[TopLogprob, ...] = ()
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
+    """Media are fetched, the prompt is built and fits: from here on the answer is a 200.
+
+    prompt_token_ids: only where the job asked for token ids; placeholders expanded.
+    """
+
+    job_id: str
+    epoch: int
+    seq: int
+    prompt_tokens: int
+    image_tokens: int = 0
+    video_tokens: int = 0
+    prompt_token_ids: tuple[int, ...] | None = None
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):
+    """New tokens of one choice.
+
+    start: how many tokens of this choice came before; the gateway checks it against what it has.
+    text: what became stable with these tokens (may be empty, may include text withheld before).
+    finish_reason: set on the choice's last delta: "stop" or "length".
+    """
+
+    job_id: str
+    epoch: int
+    seq: int
+    index: int
+    start: int
+    token_ids: tuple[int, ...]
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: str | None = None
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """All choices are done. `completion_tokens` counts those of all choices and epochs."""
+
+    job_id: str
+    epoch: int
+    seq: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The job ends here with an error; `code` is a value of schemas.errors.ErrorCode."""
+
+    job_id: str
+    epoch: int
+    seq: int
+    code: str
+    message: str
+    param: str | None = None
+
+
+Event = Accepted | Delta | Finished | Failed

@@ -1,0 +1,88 @@
+"""What a gateway asks of a worker. A job is immutable and self-contained; a resumed one is a copy with a later epoch."""
+
+import msgspec
+
+from schemas.sampling import SamplingParams
+
+
+class TextPart(msgspec.Struct, frozen=True, tag="text"):
+    """Plain text of a message; never parsed for control tokens."""
+
+    text: str
+
+
+class ImagePart(msgspec.Struct, frozen=True, tag="image"):
+    """A picture by URL (https, http, data, file). `param` is its path in the client's body, for errors."""
+
+    url: str
+    param: str
+    detail: str = "auto"
+
+
+class VideoPart(msgspec.Struct, frozen=True, tag="video"):
+    """A clip by URL. `param` is its path in the client's body, for errors."""
+
+    url: str
+    param: str
+
+
+Part = TextPart | ImagePart | VideoPart
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One turn: system, developer, user, assistant or tool."""
+
+    role: str
+    parts: tuple[Part, ...]
+
+
+class MediaOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the request wants its media prepared; None = the model's and the server's default. A request may lower
+    the server's ceilings, never raise them. `family` holds options that only one model family knows, by name."""
+
+    max_dynamic_patch: int | None = None
+    min_dynamic_patch: int | None = None
+    use_thumbnail: bool | None = None
+    exif_transpose: bool = True
+    num_frames: int | None = None
+    fps: float | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+    family: dict[str, bool | int | float | str | None] = {}
+
+
+class EmittedChoice(msgspec.Struct, frozen=True):
+    """What the client has already been given of one choice, when a job is taken over from a lost worker."""
+
+    index: int
+    token_ids: tuple[int, ...]
+    is_finished: bool = False
+
+
+class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
+    """Generate `n` choices for a conversation.
+
+    epoch: 0 at first; each redelivery adds one. Events of an older epoch are void.
+    emitted: per choice the ids that the client already has; the worker goes on behind them.
+    timeout_s: time left when the job was handed over; the gateway enforces it, a worker may drop what is overdue.
+    tenant: whose caches may be shared; empty where no keys are set.
+    """
+
+    job_id: str
+    model: str
+    messages: tuple[Message, ...]
+    sampling: SamplingParams
+    media: MediaOptions = MediaOptions()
+    n: int = 1
+    priority: int = 0
+    tenant: str = ""
+    cache_salt: str = ""
+    add_generation_prompt: bool = True
+    return_token_ids: bool = False
+    timeout_s: float = 600.0
+    epoch: int = 0
+    emitted: tuple[EmittedChoice, ...] = ()
+
+
+Job = ChatJob
+"""The union of job kinds, told apart by their `tag`; completion, embed and score jobs join it here."""

@@ -1,0 +1,31 @@
+"""How a request wants its tokens chosen. Ranges are checked once, at the gateway; a worker trusts these values."""
+
+import msgspec
+
+
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One request's sampling. `None` means: the model's own default (its generation_config), resolved by the worker.
+
+    max_tokens: tokens to generate at most; None = what is left of the context.
+    seed: always set by the gateway (drawn when the client gives none), so that a resumed job repeats its draws.
+    top_logprobs: how many alternatives to report at each position (0..20); only read when `logprobs` is true.
+    """
+
+    seed: int
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    logprobs: bool = False
+    top_logprobs: int = 0

@@ -1,0 +1,56 @@
+"""Messages to bytes and back: one version byte, then msgpack of a tagged struct. Never pickle.
+
+Both ends share only this module and the message types; how bytes travel is the transport's business.
+"""
+
+from typing import Any
+
+import msgspec
+
+from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello
+from schemas.events import Accepted, Delta, Failed, Finished
+from schemas.jobs import ChatJob
+
+VERSION = 1
+MAX_MESSAGE_BYTES = 256 * 1024 * 1024
+HEARTBEAT_S = 1.0
+LEASE_S = 3.0
+"""A worker that says nothing for this long is taken for lost, also when its process still exists."""
+
+ToGateway = Hello | Claim | Heartbeat | Goodbye | Accepted | Delta | Finished | Failed
+ToWorker = ChatJob | Cancel | Drain
+
+
+class WireError(Exception):
+    """Bytes that are not a message of ours: wrong version, malformed or of an unknown kind."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_to_gateway = msgspec.msgpack.Decoder(ToGateway)
+_to_worker = msgspec.msgpack.Decoder(ToWorker)
+
+
+def encode(message: ToGateway | ToWorker) -> bytes:
+    """The bytes of a message."""
+    return bytes((VERSION,)) + _encoder.encode(message)
+
+
+def decode_for_gateway(data: bytes) -> ToGateway:
+    """A worker's message. Raises WireError on anything else."""
+    return _decode(_to_gateway, data)
+
+
+def decode_for_worker(data: bytes) -> ToWorker:
+    """A gateway's message. Raises WireError on anything else."""
+    return _decode(_to_worker, data)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
+    if len(data) > MAX_MESSAGE_BYTES:
+        raise WireError(f"message of {len(data)} bytes is over the limit")
+    if not data or data[0] != VERSION:
+        raise WireError("not a message of this version")
+    try:
+        return decoder.decode(memoryview(data)[1:])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WireError(f"malformed message: {error}") from error
