@@ -1,4 +1,4 @@
-"""What a gateway asks of a worker. A job is immutable and self-contained; a resumed one is a copy with a later epoch."""
+"""What a gateway asks of a worker. A job is immutable; a resumed one is a copy with a later epoch."""
 
 import msgspec
 

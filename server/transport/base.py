@@ -1,0 +1,69 @@
+"""The gateway's end of the queue: what server code may ask of a transport, whichever carries the bytes.
+
+A transport delivers each job to one worker at a time and tells when that worker is lost. It does not redeliver by
+itself: the gateway holds the ledger of what the client was already given, so the gateway resubmits (see inflight).
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from schemas.control import ModelCard
+from schemas.events import Event
+from schemas.jobs import Job
+
+
+@dataclass(frozen=True, slots=True)
+class JobLost:
+    """The worker that held this job is gone (died, hung or forgot it); events of this epoch will not come any more."""
+
+    job_id: str
+    epoch: int
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What is known of one worker, from its Hello and its last Heartbeat."""
+
+    worker_id: str
+    pid: int
+    card: ModelCard
+    state: str
+    running: int
+    waiting: int
+    kv_usage: float
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class JobQueue(Protocol):
+    """One gateway's end of the queue."""
+
+    async def start(self) -> None:
+        """Open sockets; workers may announce themselves from now on."""
+        ...
+
+    async def submit(self, job: Job, *, front: bool = False) -> None:
+        """Hand over a job; `front` puts a resumed one before what waits. Raises Overloaded when the model's queue is
+        full (never for `front`)."""
+        ...
+
+    async def cancel(self, job_id: str) -> None:
+        """Forget a job wherever it is; no event need follow. Unknown ids are fine."""
+        ...
+
+    def messages(self) -> AsyncIterator[Event | JobLost]:
+        """All events for this gateway's jobs, in order per job; ends when the queue is closed."""
+        ...
+
+    def workers(self) -> list[WorkerInfo]:
+        """Workers that live now."""
+        ...
+
+    def depth(self, model: str) -> int:
+        """Jobs that wait for a worker of this model."""
+        ...
+
+    async def close(self) -> None:
+        """Tell workers to drain no further; close sockets."""
+        ...
