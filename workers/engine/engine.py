@@ -1,0 +1,58 @@
+"""The serving core of one model: sequences in, tokens out, one step at a time. Joins scheduler, runner and sampler."""
+
+from dataclasses import dataclass
+
+from workers.engine.runner import Runner
+from workers.engine.sampler import Choice, Logprobs, Row, sample
+from workers.engine.scheduler import Scheduler
+from workers.engine.sequence import Sequence, Status
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOutput:
+    """One new token of one sequence; `finish_reason` is set with its last."""
+
+    request_id: str
+    token_id: int
+    logprobs: Logprobs | None
+    finish_reason: str | None
+
+
+class Engine:
+    """Not thread-safe: one thread calls `add`, `abort` and `step`."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self.scheduler = scheduler
+        self._runner = runner
+
+    def add(self, seq: Sequence) -> None:
+        """Queue a sequence. Raises ValueError when it could never fit into the K/V pool."""
+        if not self.scheduler.fits(seq):
+            raise ValueError("the sequence needs more K/V blocks than there are")
+        self.scheduler.add(seq)
+
+    def abort(self, request_id: str) -> None:
+        """Forget a sequence wherever it is; unknown ids are fine. Its blocks are free when this returns."""
+        self.scheduler.abort(request_id)
+
+    def step(self) -> list[TokenOutput]:
+        """Schedule, run, sample, account. Returns the new tokens of this step."""
+        plan = self.scheduler.schedule()
+        result = self._runner.execute(plan)
+        if result is None:
+            self.scheduler.update(plan, {})
+            return []
+        logits, batch = result
+        rows = [Row(seq.sampling, seq.output_ids) for seq in batch.sample_seqs]
+        choices = sample(logits, rows) if rows else []
+        chosen = dict(zip(batch.sample_seqs, choices, strict=True))
+        self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in chosen.items()})
+        return [self._account(seq, choice) for seq, choice in chosen.items()]
+
+    def _account(self, seq: Sequence, choice: Choice) -> TokenOutput:
+        """End the sequence where its new token says so."""
+        if choice.token_id in seq.sampling.stop_token_ids and seq.num_output_tokens > seq.sampling.min_tokens:
+            self.scheduler.finish(seq, Status.FINISHED_STOP)
+        elif seq.is_at_limit:
+            self.scheduler.finish(seq, Status.FINISHED_LENGTH)
+        return TokenOutput(seq.request_id, choice.token_id, choice.logprobs, seq.finish_reason)

@@ -1,0 +1,60 @@
+"""A step's plan to logits: vision tower, packed forward, output head. Owns visual embeddings; decides nothing."""
+
+from collections.abc import Sequence as Seq
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from workers.attention.base import Step
+from workers.attention.paged_sdpa import PagedSDPA
+from workers.engine.batch import Batch, build_batch
+from workers.engine.plan import StepPlan
+from workers.engine.sequence import MediaInput
+from workers.models.base import VisionLanguageModel
+
+
+class Runner:
+    """One model with its K/V pool on one device."""
+
+    def __init__(self, model: VisionLanguageModel, attention: PagedSDPA) -> None:
+        self._model = model
+        self._attention = attention
+        self._embeddings: dict[bytes, Tensor] = {}
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> tuple[Tensor, Batch] | None:
+        """Run a step. Returns float32 logits [R, V] with the batch that names their sequences; None when the plan has
+        nothing but encoding."""
+        for key in plan.drop_embeddings:
+            self._embeddings.pop(key, None)
+        if plan.encode:
+            self._encode(plan.encode)
+        if not plan.chunks:
+            return None
+        batch = build_batch(plan.chunks, self._attention.block_size)
+        return self._forward(batch), batch
+
+    def _encode(self, items: Seq[MediaInput]) -> None:
+        """Run the tower once for all tiles of one shape, whichever request they belong to."""
+        for _, group in groupby(items, key=lambda item: item.tiles.shape[1:]):
+            members = list(group)
+            pixels = torch.cat([torch.from_numpy(item.tiles) for item in members]).to(self._model.device)
+            tiles = self._model.encode_tiles(pixels)
+            for item, embedding in zip(members, tiles.split([len(item.tiles) for item in members]), strict=True):
+                # A copy of its own: a view would keep the whole group's memory alive after the others are dropped.
+                self._embeddings[item.key] = embedding.flatten(0, 1).clone()
+
+    def _forward(self, batch: Batch) -> Tensor:
+        model = self._model
+        token_ids, positions, rope_lens, sample_rows = (
+            torch.from_numpy(x).to(model.device)
+            for x in (batch.token_ids, batch.positions, batch.rope_lens, batch.sample_rows)
+        )
+        hidden = model.embed_tokens(token_ids)
+        for rows in batch.media:
+            count = rows.stop - rows.start
+            hidden[rows.start : rows.stop] = self._embeddings[rows.key][rows.offset : rows.offset + count]
+        self._attention.prepare(batch)
+        step = Step(positions=positions, rope_lens=rope_lens, attend=self._attention)
+        return model.compute_logits(model.forward(hidden, step)[sample_rows])

@@ -1,0 +1,142 @@
+"""Logits to tokens: one vectorised pass over the rows of a step, each with its own parameters.
+
+Logprobs are over the model's raw distribution, before penalties, temperature and filters. Draws come from
+`uniform(seed, position)`, so a row's token does not depend on the other rows.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from workers.engine.sampling import Sampling, uniform
+
+
+class NonFiniteLogits(Exception):
+    """The model returned NaN or infinity for a row: the device or the weights are broken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one row's choice depends on besides its logits: parameters and what was generated so far."""
+
+    sampling: Sampling
+    output_ids: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Logprobs:
+    """Natural log probabilities at one position: of the chosen token, and of the most likely ones in order."""
+
+    chosen: float
+    top_ids: tuple[int, ...]
+    top: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A sampled token; `logprobs` only where the row asked for them."""
+
+    token_id: int
+    logprobs: Logprobs | None
+
+
+def sample(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
+    """Choose one token for each row of logits, float32 [R, V]. Raises NonFiniteLogits."""
+    edited = _edit(logits, rows)
+    best, token_ids = edited.max(dim=-1)
+    if not bool(torch.isfinite(best).all()):
+        raise NonFiniteLogits(f"logits of {logits.shape[0]} rows hold values that are not finite")
+    drawn = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
+    if drawn:
+        token_ids[drawn] = _draw(edited[drawn], [rows[i] for i in drawn])
+    chosen = token_ids.tolist()
+    logprobs = _logprobs(logits, chosen, rows)
+    return [Choice(token_id, logprobs.get(i)) for i, token_id in enumerate(chosen)]
+
+
+def _edit(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Apply penalties, bias and bans; the input stays as it is. Penalties look at generated tokens only, as the
+    InternVL reference does (it generates from embeddings and never sees prompt ids)."""
+    penalised: list[tuple[int, int, float, float]] = []
+    biased: list[tuple[int, int, float]] = []
+    for i, row in enumerate(rows):
+        how = row.sampling
+        if how.has_penalties:
+            for token_id, count in Counter(row.output_ids).items():
+                minus = how.frequency_penalty * count + how.presence_penalty
+                penalised.append((i, token_id, how.repetition_penalty, minus))
+        biased += [(i, token_id, bias) for token_id, bias in how.logit_bias.items()]
+        if len(row.output_ids) < how.min_tokens:
+            biased += [(i, token_id, float("-inf")) for token_id in how.stop_token_ids]
+    if not penalised and not biased:
+        return logits
+    logits = logits.clone()
+    if penalised:
+        row_ids, token_ids, repetition, minus = _columns(penalised, logits)
+        value = logits[row_ids, token_ids]
+        value = torch.where(value > 0, value / repetition, value * repetition) - minus
+        logits[row_ids, token_ids] = value
+    if biased:
+        row_ids, token_ids, bias = _columns(biased, logits)
+        logits.index_put_((row_ids, token_ids), bias, accumulate=True)
+    return logits
+
+
+def _columns(entries: Sequence[tuple[float, ...]], like: Tensor) -> list[Tensor]:
+    """Tuples (row, token, values...) as index and value tensors."""
+    row_ids, token_ids, *values = zip(*entries, strict=True)
+    device = like.device
+    indices = [torch.tensor(x, dtype=torch.int64, device=device) for x in (row_ids, token_ids)]
+    return indices + [torch.tensor(x, dtype=like.dtype, device=device) for x in values]
+
+
+def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Random choices by inverse CDF: temperature, then top-k, then top-p and min-p over what is left."""
+
+    def column(values: list[float], dtype: torch.dtype = torch.float64) -> Tensor:
+        return torch.tensor(values, dtype=dtype, device=logits.device)[:, None]
+
+    params = [row.sampling for row in rows]
+    draws = column([uniform(p.seed, len(row.output_ids)) for p, row in zip(params, rows, strict=True)])
+    temperature = column([p.temperature for p in params], torch.float32)
+    # float64: a float32 running sum over a large vocabulary loses the small probabilities.
+    probs = torch.softmax(logits / temperature, dim=-1).double()
+    if all(p.top_k == 0 and p.top_p >= 1.0 and p.min_p == 0.0 for p in params):
+        return _invert(probs, draws)[:, 0]
+    vocab = logits.shape[1]
+    probs, order = probs.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(vocab, device=logits.device)
+    top_k = column([p.top_k or vocab for p in params])
+    probs = torch.where(rank < top_k, probs, 0.0)
+    before = probs.cumsum(-1) - probs
+    top_p = column([p.top_p for p in params]) * probs.sum(-1, keepdim=True)
+    floor = column([p.min_p for p in params]) * probs[:, :1]
+    # The most likely token always stays, whatever the filters say.
+    keep = ((before < top_p) & (probs >= floor)) | (rank == 0)
+    return order.gather(1, _invert(torch.where(keep, probs, 0.0), draws))[:, 0]
+
+
+def _invert(weights: Tensor, draws: Tensor) -> Tensor:
+    """The index of the first entry at which the running sum exceeds draw * total. [R, V], [R, 1] -> [R, 1]"""
+    total = weights.cumsum(-1)
+    found = torch.searchsorted(total, draws * total[:, -1:], right=True)
+    return found.clamp_(max=weights.shape[1] - 1)
+
+
+def _logprobs(logits: Tensor, chosen: Sequence[int], rows: Sequence[Row]) -> dict[int, Logprobs]:
+    """Logprobs by row index, for the rows that want them."""
+    wanted = {i: row.sampling.num_logprobs for i, row in enumerate(rows) if row.sampling.num_logprobs is not None}
+    if not wanted:
+        return {}
+    picked = list(wanted)
+    values = torch.log_softmax(logits[picked].float(), dim=-1)
+    own = values.gather(1, torch.tensor([[chosen[i]] for i in picked], device=values.device))[:, 0].tolist()
+    width = min(max(wanted.values()), logits.shape[1])
+    top, top_ids = values.topk(width, dim=-1)
+    return {
+        i: Logprobs(own[j], tuple(ids[: wanted[i]]), tuple(best[: wanted[i]]))
+        for j, (i, ids, best) in enumerate(zip(picked, top_ids.tolist(), top.tolist(), strict=True))
+    }
