@@ -1,0 +1,255 @@
+"""Who runs in the next step, and with how many tokens. Decides; the runner computes. No tensors, no clock, no settings.
+
+Everything goes by order = (priority, arrival); within one priority nobody overtakes.
+- Every running sequence that decodes gets its token in every step. What is left of the token budget goes to prefills and
+  new admissions in order, in chunks.
+- A sequence is admitted when there is a seat and pages for all its tokens, so only decoding ever runs out of pages. One
+  page for each running sequence is kept free on admission, lest the next step has to preempt.
+- Out of pages: the last running sequence in order loses all of its own, perhaps the one that asked, and starts over from
+  what the prefix cache still has; its outputs stay. A waiting sequence of a higher priority takes seats and pages from
+  running ones of a lower priority in the same way.
+- The vision tower runs for the spans that a step's chunks touch. A chunk ends before a span that can be neither found nor
+  encoded in this step, and then nobody behind it encodes, so that a large item cannot starve. The first item of a step
+  always may be encoded, whatever its size.
+
+Progress: the first sequence in order can always take the pages of all others, and what others hold of the encoder cache
+is let go as they pass their spans. So any sequence that fits the pool alone completes.
+"""
+
+from bisect import insort
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+
+from workers.engine.block_manager import BlockManager
+from workers.engine.encoder_cache import EncoderCache
+from workers.engine.plan import Chunk, StepPlan
+from workers.engine.sequence import MediaInput, Sequence, Status
+
+_order = attrgetter("order")
+
+
+@dataclass(slots=True)
+class _Step:
+    """What is still to give away in the step being planned, and what was given."""
+
+    budget: int  # tokens for prefills and admissions; decodes have theirs set aside
+    encode_budget: int
+    chunks: list[Chunk] = field(default_factory=list)
+    encode: list[MediaInput] = field(default_factory=list)
+    preempted: list[str] = field(default_factory=list)
+    is_admitting: bool = True
+    is_encoding: bool = True
+
+
+class Scheduler:
+    """Continuous batching over the pages of one pool.
+
+    The engine calls, in turn: `schedule`, then the runner, then `update` (or `discard` when the runner failed). `add`,
+    `abort` and `finish` belong between these, not while the runner reads a plan; an end between the run and `update` is
+    allowed, `update` then passes the sequence over.
+
+    max_num_seqs: most sequences running at once.
+    max_num_batched_tokens: most tokens in one step.
+    max_encode_tokens: most visual tokens encoded in one step (one larger item runs alone).
+    prefill_chunk: most tokens of one sequence in one step; None: only the step's budget limits it.
+
+    Raises ValueError for a limit less than 1 or a token budget too small to decode all running sequences at once.
+    """
+
+    def __init__(
+        self,
+        block_manager: BlockManager,
+        encoder_cache: EncoderCache,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        max_encode_tokens: int,
+        prefill_chunk: int | None = None,
+    ) -> None:
+        if min(max_num_seqs, max_encode_tokens, 1 if prefill_chunk is None else prefill_chunk) < 1:
+            raise ValueError("max_num_seqs, max_encode_tokens and prefill_chunk must be at least 1")
+        if max_num_batched_tokens < max_num_seqs:
+            raise ValueError(f"max_num_batched_tokens {max_num_batched_tokens} < max_num_seqs {max_num_seqs}")
+        self._block_manager = block_manager
+        self._encoder_cache = encoder_cache
+        self._max_num_seqs = max_num_seqs
+        self._max_num_batched_tokens = max_num_batched_tokens
+        self._max_encode_tokens = max_encode_tokens
+        self._prefill_chunk = max_num_batched_tokens if prefill_chunk is None else prefill_chunk
+        self._sequences: dict[str, Sequence] = {}
+        self._running: list[Sequence] = []  # both lists ascending by order
+        self._waiting: list[Sequence] = []
+        self._num_arrivals = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Those never admitted yet and those preempted."""
+        return len(self._waiting)
+
+    def fits(self, seq: Sequence) -> bool:
+        """Whether the whole pool is enough for the sequence up to its last token, which itself needs no slot."""
+        num_slots = max(seq.num_tokens, seq.max_total_tokens - 1)
+        return self._block_manager.blocks_for(num_slots) <= self._block_manager.num_blocks
+
+    def add(self, seq: Sequence) -> None:
+        """Queue a sequence and number its arrival. Raises ValueError when its id is taken or it can never fit."""
+        if seq.request_id in self._sequences:
+            raise ValueError(f"request id {seq.request_id} is already in use")
+        if not self.fits(seq):
+            raise ValueError(f"{seq.request_id} needs more blocks than there are")
+        self._num_arrivals += 1
+        seq.arrival = self._num_arrivals
+        self._sequences[seq.request_id] = seq
+        insort(self._waiting, seq, key=_order)
+
+    def abort(self, request_id: str) -> Sequence | None:
+        """End a sequence wherever it stands; its pages are free at once. None when there is no such sequence."""
+        seq = self._sequences.get(request_id)
+        if seq is not None:
+            self.finish(seq, Status.FINISHED_ABORTED)
+        return seq
+
+    def finish(self, seq: Sequence, status: Status) -> None:
+        """End a sequence with a finished status. Raises ValueError when it is not here, or the status is no end."""
+        if self._sequences.get(seq.request_id) is not seq or status <= Status.PREEMPTED:
+            raise ValueError(f"cannot finish {seq.request_id} as {status.name}")
+        (self._running if seq.status is Status.RUNNING else self._waiting).remove(seq)
+        del self._sequences[seq.request_id]
+        self._release(seq)
+        seq.status = status
+
+    def schedule(self) -> StepPlan:
+        """Plan the next step. Not empty while there is work."""
+        num_decodes = sum(seq.num_uncomputed == 1 for seq in self._running)
+        step = _Step(budget=self._max_num_batched_tokens - num_decodes, encode_budget=self._max_encode_tokens)
+        index = 0
+        while True:
+            is_new = self._is_waiting_next(index, step)
+            if is_new:
+                step.is_admitting = self._admit(self._waiting[0], step)
+                if not step.is_admitting:
+                    continue
+            elif index == len(self._running):
+                break
+            seq = self._running[index]
+            self._give_chunk(seq, is_new, step)
+            if seq.status is Status.RUNNING:
+                index += 1
+        return StepPlan(
+            chunks=tuple(sorted(step.chunks, key=lambda chunk: chunk.length > 1)),
+            encode=tuple(step.encode),
+            drop_embeddings=self._encoder_cache.take_dropped(),
+            preempted=tuple(step.preempted),
+        )
+
+    def update(self, plan: StepPlan, sampled: Mapping[str, int]) -> None:
+        """Take in a step that was computed.
+
+        sampled: request id -> next token, for each sampling chunk whose sequence did not end meanwhile. Ends by stop
+        token or length are the engine's to see: it calls `finish`.
+        """
+        self._encoder_cache.complete(item.key for item in plan.encode)
+        for chunk in plan.chunks:
+            seq = chunk.seq
+            if seq.is_finished:
+                continue
+            seq.num_computed_tokens = chunk.end
+            self._block_manager.commit(seq)
+            for item in seq.media_between(chunk.start, chunk.end):
+                if item.end <= chunk.end:
+                    self._encoder_cache.release(item.key, seq.request_id)
+            if chunk.samples:
+                seq.token_ids.append(sampled[seq.request_id])
+
+    def discard(self, plan: StepPlan) -> None:
+        """Forget a step that failed: nothing of it counts as computed or encoded, and the next plan may repeat it."""
+        self._encoder_cache.discard(item.key for item in plan.encode)
+
+    def _is_waiting_next(self, index: int, step: _Step) -> bool:
+        """Whether the first waiting sequence comes before the running one at `index` and may be tried."""
+        if not self._waiting or not step.is_admitting or step.budget == 0:
+            return False
+        return index == len(self._running) or _order(self._waiting[0]) < _order(self._running[index])
+
+    def _admit(self, seq: Sequence, step: _Step) -> bool:
+        """Give the first waiting sequence a seat and pages for all its tokens; False when it must go on waiting."""
+        while not self._has_room(seq):
+            if not self._running or self._running[-1].priority <= seq.priority:
+                return False
+            self._preempt(self._running[-1], step)
+        self._waiting.pop(0)
+        self._block_manager.allocate(seq, seq.num_tokens)
+        if seq.status is Status.WAITING:
+            seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
+        seq.status = Status.RUNNING
+        insort(self._running, seq, key=_order)
+        return True
+
+    def _has_room(self, seq: Sequence) -> bool:
+        num_running = len(self._running)
+        return num_running < self._max_num_seqs and self._block_manager.can_allocate(
+            seq, seq.num_tokens, num_spare_blocks=num_running
+        )
+
+    def _give_chunk(self, seq: Sequence, is_new: bool, step: _Step) -> None:
+        is_decode = seq.num_uncomputed == 1 and not is_new
+        length = 1 if is_decode else min(seq.num_uncomputed, self._prefill_chunk, step.budget)
+        start = seq.num_computed_tokens
+        if length == 0 or not self._make_room(seq, start + length, step):
+            return
+        end = self._claim_media(seq, start, start + length, step)
+        if end == start:
+            return
+        if not is_decode:
+            step.budget -= end - start
+        step.chunks.append(Chunk(seq, start, end - start, samples=end == seq.num_tokens))
+
+    def _make_room(self, seq: Sequence, num_tokens: int, step: _Step) -> bool:
+        """Find pages for a running sequence; False when it was itself the last in order and lost its own."""
+        while not self._block_manager.can_allocate(seq, num_tokens):
+            step.is_admitting = False
+            victim = self._running[-1]
+            self._preempt(victim, step)
+            if victim is seq:
+                return False
+        self._block_manager.allocate(seq, num_tokens)
+        return True
+
+    def _claim_media(self, seq: Sequence, start: int, end: int, step: _Step) -> int:
+        """Hold the embeddings that tokens [start, end) need; returns where the chunk must end for want of one."""
+        for item in seq.media_between(start, end):
+            if item.key not in self._encoder_cache and not self._encode(item, step):
+                return max(start, item.start)
+            self._encoder_cache.acquire(item.key, seq.request_id)
+        return end
+
+    def _encode(self, item: MediaInput, step: _Step) -> bool:
+        is_within_budget = item.length <= step.encode_budget or not step.encode
+        if not (step.is_encoding and is_within_budget and self._encoder_cache.can_add(item.length)):
+            step.is_encoding = False
+            return False
+        self._encoder_cache.add(item.key, item.length)
+        step.encode.append(item)
+        step.encode_budget -= item.length
+        return True
+
+    def _preempt(self, seq: Sequence, step: _Step) -> None:
+        self._running.remove(seq)
+        self._release(seq)
+        seq.status = Status.PREEMPTED
+        seq.num_computed_tokens = 0
+        step.preempted.append(seq.request_id)
+        insort(self._waiting, seq, key=_order)
+
+    def _release(self, seq: Sequence) -> None:
+        self._block_manager.free(seq)
+        for item in seq.media:
+            self._encoder_cache.release(item.key, seq.request_id)
