@@ -1,0 +1,118 @@
+"""Bytes of a picture into RGB, with Pillow. Judges the header before any pixel is decoded.
+
+Runs in the decode process. Pillow's own guards (MAX_IMAGE_PIXELS, LOAD_TRUNCATED_IMAGES) stay as they are: they are far
+too loose for a server, so the limits here come first.
+"""
+
+import warnings
+from typing import BinaryIO
+
+from PIL import Image
+
+from schemas.errors import MediaError
+
+from .failures import Failure, media_error
+from .types import MediaKind
+
+MAX_PIXELS = 40_000_000
+MAX_SIDE = 16_384
+MAX_ASPECT = 200
+
+# What a file begins with -> the only Pillow reader that may touch it.
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+)
+
+_ORIENTATION_TAG = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def open_image(source: BinaryIO, exif_transpose: bool) -> Image.Image:
+    """The first frame as RGB: alpha dropped, palettes and gray expanded as `convert("RGB")` does.
+
+    Raises MediaError: not one of the readable formats, too many pixels, too long a side, too thin, broken.
+    """
+    image_format = _sniff(source)
+    try:
+        # Pillow warns about bombs that the limits here refuse anyway, and about palettes with alpha.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _decode(source, image_format, exif_transpose)
+    except MediaError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large() from error
+    except MemoryError as error:
+        raise media_error(MediaKind.IMAGE, Failure.TOO_LARGE, "The image needs too much memory to decode.") from error
+    except Exception as error:  # a parser on hostile bytes raises anything
+        raise media_error(MediaKind.IMAGE, Failure.PARSE, "The image is damaged or incomplete.") from error
+
+
+def _sniff(source: BinaryIO) -> str:
+    head = source.read(16)
+    source.seek(0)
+    for magic, image_format in _MAGIC:
+        if head.startswith(magic):
+            return image_format
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    raise _bad_format()
+
+
+def _decode(source: BinaryIO, image_format: str, exif_transpose: bool) -> Image.Image:
+    image = Image.open(source, formats=[image_format])
+    if image.format != image_format:  # a JPEG that is a container of several pictures
+        raise _bad_format()
+    _check_size(image.width, image.height)
+    if image_format == "PNG":
+        # Loading skips the checksums of pixel chunks and forgives a missing end.
+        image.verify()
+        source.seek(0)
+        image = Image.open(source, formats=[image_format])
+    image.load()
+    _check_size(image.width, image.height)
+    turn = _TURNS.get(_orientation(image)) if exif_transpose else None
+    picture = image if image.mode == "RGB" else image.convert("RGB")
+    return picture.transpose(turn) if turn is not None else picture
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1:
+        raise media_error(MediaKind.IMAGE, Failure.PARSE, "The image has no pixels.")
+    is_thin = max(width, height) > MAX_ASPECT * min(width, height)
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE or is_thin:
+        raise _too_large()
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # broken metadata are no reason to refuse a picture
+        return 1
+
+
+def _too_large() -> MediaError:
+    message = (
+        f"The image is too large: at most {MAX_PIXELS // 1_000_000} megapixels, {MAX_SIDE} pixels a side "
+        f"and an aspect ratio of {MAX_ASPECT}:1 are accepted."
+    )
+    return media_error(MediaKind.IMAGE, Failure.TOO_LARGE, message)
+
+
+def _bad_format() -> MediaError:
+    message = "The file is not an image that can be read: send PNG, JPEG, WebP, GIF, BMP or TIFF."
+    return media_error(MediaKind.IMAGE, Failure.FORMAT, message)

@@ -1,0 +1,63 @@
+"""Options class -> the pure function that turns a file into pixels. The decode process runs nothing else.
+
+A transform reads `source`, asks `allocate` once for the array it fills, and returns the layout. It must not keep the
+array. A new family's preprocessing is one more function here and one more options class in `types`.
+"""
+
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from .failures import Failure, media_error
+from .frames import frame_indices
+from .image import open_image
+from .tiling import choose_grid, count_tiles, write_tiles
+from .types import ImageOptions, Layout, MediaKind, VideoOptions
+from .video import open_clip, translated_errors
+
+Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
+Transform = Callable[[BinaryIO, Any, Allocate], Layout]
+
+MAX_FRAMES = 600
+
+
+def image_tiles(source: BinaryIO, options: ImageOptions, allocate: Allocate) -> Layout:
+    """uint8 [N, S, S, 3]: the grid's tiles row by row, then the thumbnail if there is more than one."""
+    picture = open_image(source, options.exif_transpose)
+    grid = choose_grid(picture.width, picture.height, options.min_tiles, options.max_tiles, options.image_size)
+    count = count_tiles(grid, options.use_thumbnail)
+    write_tiles(picture, grid, allocate((count, options.image_size, options.image_size, 3), np.uint8))
+    return Layout((count,), picture.width, picture.height)
+
+
+def video_tiles(source: BinaryIO, options: VideoOptions, allocate: Allocate) -> Layout:
+    """uint8 [T, S, S, 3]: one tile a sampled frame, aspect not kept."""
+    size = options.image_size
+    clip = open_clip(source)
+    indices = sample(clip.frame_count, clip.average_fps, options)
+    tiles = allocate((len(indices), size, size, 3), np.uint8)
+    height = width = position = 0
+    with translated_errors():
+        for frame in clip.read(indices):
+            height, width = frame.shape[:2]
+            write_tiles(Image.fromarray(frame), (1, 1), tiles[position : position + 1])
+            repeats = indices.count(indices[position])
+            tiles[position + 1 : position + repeats] = tiles[position]
+            position += repeats
+    seconds = tuple(index / clip.average_fps for index in indices)
+    return Layout((1,) * len(indices), width, height, seconds)
+
+
+def sample(frame_count: int, average_fps: float, options: VideoOptions) -> list[int]:
+    """Indices of the frames that `options` ask for. Raises MediaError where their part of the clip is empty."""
+    num_frames = min(options.num_frames, MAX_FRAMES)
+    try:
+        return frame_indices(frame_count, average_fps, num_frames, options.fps, options.start_s, options.end_s)
+    except ValueError as error:
+        message = "The requested part of the video is empty: check start and end against the clip's length."
+        raise media_error(MediaKind.VIDEO, Failure.PARSE, message) from error
+
+
+TRANSFORMS: dict[type, Transform] = {ImageOptions: image_tiles, VideoOptions: video_tiles}
