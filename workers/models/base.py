@@ -1,0 +1,78 @@
+"""What the engine asks of a model, and what a model asks of whoever holds its weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from workers.attention.base import Step
+
+
+class ModelError(Exception):
+    """A checkpoint cannot be served; the message is one line for the operator that names the file, key or tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class KVSpec:
+    """What one token costs in the K/V pool."""
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    sliding_window: int | None = None
+    """Keys older than this many positions are not attended to; None where the window never takes effect."""
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
+
+
+class WeightSource(Protocol):
+    """Hands out a model's tensors one by one while it is built: from files, random, or on the meta device."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def take(self, name: str, shape: Sequence[int], parts: Sequence[int] = ()) -> Tensor:
+        """The tensor `name` (our name) on the source's device in its dtype, with exactly this shape.
+
+        `parts` are the heights of the row blocks that `name` stacks (q, k, v for example); a checkpoint may store
+        them as one tensor or one by one. Raises ModelError when a tensor is missing or of another shape.
+        """
+        ...
+
+
+class VisionLanguageModel(Protocol):
+    """One model on one device. T packed tokens, N tiles, R rows that sample; H hidden size, V vocabulary size."""
+
+    device: torch.device
+    dtype: torch.dtype
+    kv_spec: KVSpec
+    hidden_size: int
+    vocab_size: int
+    image_size: int
+    tokens_per_tile: int
+    max_position_embeddings: int
+    rope_extends: bool
+    """Whether sequences longer than `max_position_embeddings` are defined (dynamic NTK, longrope)."""
+
+    def encode_tiles(self, pixels: Tensor) -> Tensor:
+        """uint8 [N, image_size, image_size, 3] on the model's device -> [N, tokens_per_tile, H]; normalises inside."""
+        ...
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """int64 [T] -> [T, H], a new tensor."""
+        ...
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        """[T, H] -> [T, H] with the final norm applied; `hidden` is left as it was."""
+        ...
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """[R, H] -> float32 [R, V]."""
+        ...
+
+    def rope_regime(self, length: int) -> int:
+        """0 while a sequence of this length is rotated as a short one is; K/V may be shared within one regime only."""
+        ...

@@ -1,0 +1,109 @@
+"""One packed decoder for Llama, InternLM2, Mistral, Qwen2, Qwen3 and Phi3 blocks.
+
+Tokens of all sequences lie in one [T, hidden] tensor from end to end; attention comes with the step. Functional code
+over plain attributes: at decode the dispatch of small operations is a large share of a layer's time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.attention.base import Attend, Step
+from workers.models.base import KVSpec, WeightSource
+from workers.models.config import DecoderSpec
+from workers.models.linear import take_linear
+from workers.models.rope import Rope
+
+
+class DecoderLayer:
+    """Pre-norm block: fused q|k|v product, rotary on q and k together, attention, fused gate|up product, SiLU."""
+
+    __slots__ = (
+        "_down",
+        "_eps",
+        "_gate_up",
+        "_head_dim",
+        "_index",
+        "_input_norm",
+        "_num_heads",
+        "_num_kv_heads",
+        "_out",
+        "_post_norm",
+        "_qk_norm",
+        "_qkv",
+        "_rope",
+        "_width",
+    )
+
+    def __init__(self, spec: DecoderSpec, weights: WeightSource, prefix: str, index: int, rope: Rope) -> None:
+        width, head_dim = spec.hidden_size, spec.head_dim
+        q_width, kv_width = spec.num_heads * head_dim, spec.num_kv_heads * head_dim
+        self._index = index
+        self._rope = rope
+        self._width = (width,)
+        self._eps = spec.norm_eps
+        self._num_heads, self._num_kv_heads, self._head_dim = spec.num_heads, spec.num_kv_heads, head_dim
+        self._input_norm = weights.take(f"{prefix}input_norm.weight", (width,))
+        self._qkv = take_linear(weights, f"{prefix}qkv", (q_width, kv_width, kv_width), width, spec.qkv_bias)
+        self._qk_norm = self._take_qk_norm(weights, prefix) if spec.qk_norm else None
+        self._out = take_linear(weights, f"{prefix}out", (width,), q_width, spec.out_bias)
+        self._post_norm = weights.take(f"{prefix}post_norm.weight", (width,))
+        self._gate_up = take_linear(weights, f"{prefix}gate_up", (spec.intermediate_size,) * 2, width)
+        self._down = take_linear(weights, f"{prefix}down", (width,), spec.intermediate_size)
+
+    def _take_qk_norm(self, weights: WeightSource, prefix: str) -> Tensor:
+        """Both norms' weights as one [num_heads + num_kv_heads, head_dim], a row for each head."""
+        q_norm = weights.take(f"{prefix}q_norm.weight", (self._head_dim,))
+        k_norm = weights.take(f"{prefix}k_norm.weight", (self._head_dim,))
+        q_rows, k_rows = q_norm.expand(self._num_heads, -1), k_norm.expand(self._num_kv_heads, -1)
+        return torch.cat((q_rows, k_rows))
+
+    def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """hidden [T, H]; cos, sin [T, 1, head_dim] -> [T, H]."""
+        hidden = hidden + self._attention(
+            F.rms_norm(hidden, self._width, self._input_norm, self._eps), cos, sin, attend
+        )
+        return hidden.add_(self._mlp(F.rms_norm(hidden, self._width, self._post_norm, self._eps)))
+
+    def _attention(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        heads = self._qkv(x).view(x.shape[0], -1, self._head_dim)
+        qk, v = torch.split(heads, (self._num_heads + self._num_kv_heads, self._num_kv_heads), dim=1)
+        if self._qk_norm is not None:
+            qk = F.rms_norm(qk, (self._head_dim,), None, self._eps).mul_(self._qk_norm)
+        q, k = torch.split(self._rope.rotate(qk, cos, sin), (self._num_heads, self._num_kv_heads), dim=1)
+        return self._out(attend(self._index, q, k, v))
+
+    def _mlp(self, x: Tensor) -> Tensor:
+        gate, up = self._gate_up(x).chunk(2, dim=-1)
+        return self._down(F.silu(gate).mul_(up))
+
+
+class Decoder:
+    """Embedding table, layers, final norm and output head of a text backbone."""
+
+    def __init__(self, spec: DecoderSpec, weights: WeightSource, prefix: str) -> None:
+        self.spec = spec
+        self.kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, spec.sliding_window)
+        self._rope = Rope(spec.rope, spec.head_dim, weights.device, weights.dtype)
+        self._embedding = weights.take(f"{prefix}embedding.weight", (spec.vocab_size, spec.hidden_size))
+        self._layers = [
+            DecoderLayer(spec, weights, f"{prefix}layers.{index}.", index, self._rope)
+            for index in range(spec.num_layers)
+        ]
+        self._norm = weights.take(f"{prefix}norm.weight", (spec.hidden_size,))
+        self._head = take_linear(weights, f"{prefix}head", (spec.vocab_size,), spec.hidden_size)
+
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """int64 [T] -> [T, H], a new tensor."""
+        return F.embedding(ids, self._embedding)
+
+    def forward(self, hidden: Tensor, step: Step) -> Tensor:
+        """[T, H] -> [T, H] with the final norm applied; `hidden` is left as it was."""
+        cos, sin = self._rope(step.positions, step.rope_lens)
+        for layer in self._layers:
+            hidden = layer(hidden, cos, sin, step.attend)
+        return F.rms_norm(hidden, (self.spec.hidden_size,), self._norm, self.spec.norm_eps)
+
+    def compute_logits(self, hidden: Tensor) -> Tensor:
+        """[R, H] -> float32 [R, V]."""
+        return self._head(hidden).float()

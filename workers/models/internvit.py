@@ -1,0 +1,98 @@
+"""InternViT: the vision tower of the InternVL models, every published size.
+
+Source of the arithmetic: the authors' modeling_intern_vit. A feature layout of [N, 1 + patches, C], class token first.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workers.models.base import ModelError, WeightSource
+from workers.models.config import VisionSpec
+from workers.models.layers import Norm
+from workers.models.linear import take_linear
+
+
+class VisionLayer:
+    """Pre-norm block; learned scales multiply the branches."""
+
+    def __init__(self, spec: VisionSpec, weights: WeightSource, prefix: str) -> None:
+        width = spec.hidden_size
+        self._num_heads = spec.num_heads
+        self._eps = spec.norm_eps
+        self._norm1 = Norm(weights, f"{prefix}norm1", width, spec.norm_eps, spec.is_rms)
+        self._qkv = take_linear(weights, f"{prefix}qkv", (width, width, width), width, spec.qkv_bias)
+        self._qk_norm = self._take_qk_norm(weights, prefix, width) if spec.qk_norm else None
+        self._out = take_linear(weights, f"{prefix}out", (width,), width, bias=True)
+        self._scale1 = weights.take(f"{prefix}scale1", (width,))
+        self._norm2 = Norm(weights, f"{prefix}norm2", width, spec.norm_eps, spec.is_rms)
+        self._fc1 = take_linear(weights, f"{prefix}fc1", (spec.intermediate_size,), width, bias=True)
+        self._fc2 = take_linear(weights, f"{prefix}fc2", (width,), spec.intermediate_size, bias=True)
+        self._scale2 = weights.take(f"{prefix}scale2", (width,))
+
+    @staticmethod
+    def _take_qk_norm(weights: WeightSource, prefix: str, width: int) -> Tensor:
+        """RMS over the whole width, all heads together: [2, C], q's weight and k's."""
+        names = (f"{prefix}q_norm.weight", f"{prefix}k_norm.weight")
+        return torch.stack([weights.take(name, (width,)) for name in names])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, P, C] -> [N, P, C]."""
+        x = torch.addcmul(x, self._attention(self._norm1(x)), self._scale1)
+        branch = self._fc2(F.gelu(self._fc1(self._norm2(x))))
+        return x.addcmul_(branch, self._scale2)
+
+    def _attention(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        qkv = self._qkv(x).view(n, length, 3, width)
+        qk, v = torch.split(qkv, (2, 1), dim=2)
+        if self._qk_norm is not None:
+            qk = F.rms_norm(qk, (width,), None, self._eps).mul_(self._qk_norm)
+        q, k = qk.unbind(2)
+        heads = (n, length, self._num_heads, -1)
+        mixed = F.scaled_dot_product_attention(
+            q.unflatten(-1, heads[2:]).transpose(1, 2),
+            k.unflatten(-1, heads[2:]).transpose(1, 2),
+            v.reshape(heads).transpose(1, 2),
+        )
+        return self._out(mixed.transpose(1, 2).reshape(n, length, width))
+
+
+class VisionTower:
+    """Patch embedding, positions and blocks. `num_layers` of the spec are built: the published final norm is none."""
+
+    def __init__(self, spec: VisionSpec, weights: WeightSource, prefix: str) -> None:
+        self.spec = spec
+        width, patch = spec.hidden_size, spec.patch_size
+        self._patch = take_linear(weights, f"{prefix}patch", (width,), 3 * patch * patch, bias=True)
+        self._class_token = weights.take(f"{prefix}class_token", (1, 1, width))
+        self._positions = weights.take(f"{prefix}positions", (1, 1 + (spec.image_size // patch) ** 2, width))
+        self._layers = [VisionLayer(spec, weights, f"{prefix}layers.{i}.") for i in range(spec.num_layers)]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [N, H, W, 3] -> [N, 1 + H/14 * W/14, C], the last block's output."""
+        x = self._embed(pixels)
+        for layer in self._layers:
+            x = layer(x)
+        return x
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        n, height, width, _ = pixels.shape
+        patch = self.spec.patch_size
+        if height % patch or width % patch:
+            raise ModelError(f"a picture of {width} x {height} does not divide into patches of {patch}")
+        rows, columns = height // patch, width // patch
+        blocks = pixels.view(n, rows, patch, columns, patch, 3).permute(0, 1, 3, 5, 2, 4)
+        tokens = self._patch(blocks.reshape(n, rows * columns, 3 * patch * patch).to(self._class_token.dtype))
+        tokens = torch.cat((self._class_token.expand(n, -1, -1), tokens), dim=1)
+        return tokens + resize_positions(self._positions, rows, columns)
+
+
+def resize_positions(table: Tensor, rows: int, columns: int) -> Tensor:
+    """[1, 1 + n*n, C] -> [1, 1 + rows*columns, C], bicubic in float32; the class token's row is kept."""
+    side = round((table.shape[1] - 1) ** 0.5)
+    if (rows, columns) == (side, side):
+        return table
+    grid = table[:, 1:].float().view(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+    return torch.cat((table[:, :1], grid.flatten(2).transpose(1, 2).to(table.dtype)), dim=1)
