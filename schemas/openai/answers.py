@@ -1,0 +1,129 @@
+"""What the gateway answers a chat request with: one object, or a stream of chunks.
+
+Structs and not pydantic models: a chunk is built and encoded for every few tokens, and nothing needs validation on
+the way out. A field that is UNSET is left out of the JSON; one that is None is written as null, as OpenAI does.
+"""
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """Of the prompt's tokens: how many came from the prefix cache, stand for pictures, stand for clips."""
+
+    cached_tokens: int = 0
+    image_tokens: int = 0
+    video_tokens: int = 0
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Token counts of a request; `completion_tokens` over all choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class TopLogprob(msgspec.Struct, frozen=True):
+    """One alternative at a position."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """The chosen token at a position. `logprob` is natural and at least -9999."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class ChoiceLogprobs(msgspec.Struct, frozen=True):
+    """Log probabilities of a choice's (or a delta's) tokens."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class AssistantMessage(msgspec.Struct, frozen=True):
+    """A whole answer's text."""
+
+    content: str
+    role: str = "assistant"
+    refusal: None = None
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True):
+    """One whole answer."""
+
+    index: int
+    message: AssistantMessage
+    finish_reason: str
+    logprobs: ChoiceLogprobs | None = None
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a request that does not stream."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    object: str = "chat.completion"
+    system_fingerprint: str | None = None
+    prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+
+
+class ChunkDelta(msgspec.Struct, frozen=True):
+    """What is new in a choice."""
+
+    role: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+
+
+class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """What is new in one choice of a chunk."""
+
+    index: int
+    delta: ChunkDelta
+    finish_reason: str | None = None
+    logprobs: ChoiceLogprobs | None = None
+    token_ids: tuple[int, ...] | UnsetType = UNSET
+
+
+class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of a stream."""
+
+    id: str
+    created: int
+    model: str
+    choices: tuple[ChunkChoice, ...]
+    object: str = "chat.completion.chunk"
+    system_fingerprint: str | None = None
+    usage: Usage | None | UnsetType = UNSET
+    prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+
+
+class ModelObject(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of /v1/models."""
+
+    id: str
+    created: int
+    max_model_len: int
+    architecture: str
+    modalities: tuple[str, ...]
+    object: str = "model"
+    owned_by: str = "glimpsed"
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """The answer of GET /v1/models."""
+
+    data: list[ModelObject]
+    object: str = "list"

@@ -1,0 +1,75 @@
+"""Messages of a chat request: roles and content parts, as OpenAI's clients send them, plus `video_url`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, FailFast, Field
+
+from schemas.openai.strict import StrictModel
+
+MAX_PARTS = 4096
+Uuid = Annotated[str, Field(max_length=256)]
+Url = Annotated[str, Field(min_length=1)]
+
+
+class TextPart(StrictModel):
+    """A piece of text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImageUrl(StrictModel):
+    """Where a picture is, and how closely to look at it."""
+
+    url: Url
+    detail: Literal["auto", "low", "high"] | None = None
+
+
+class ImagePart(StrictModel):
+    """A picture. `uuid` is the client's own label and has no effect."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrl
+    uuid: Uuid | None = None
+
+
+class VideoUrl(StrictModel):
+    """Where a clip is."""
+
+    url: Url
+
+
+class VideoPart(StrictModel):
+    """A clip. `uuid` is the client's own label and has no effect."""
+
+    type: Literal["video_url"]
+    video_url: VideoUrl
+    uuid: Uuid | None = None
+
+
+ContentPart = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
+
+
+def _parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+Content = Annotated[list[ContentPart], FailFast(), Field(min_length=1, max_length=MAX_PARTS), BeforeValidator(_parts)]
+
+
+class ChatMessage(StrictModel):
+    """One turn. A plain string as content is read as one text part; an assistant's content may be null.
+
+    The last five fields are what clients send back of an earlier answer; whether they can be served is decided where
+    the job is made.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: Annotated[str, Field(max_length=256)] | None = None
+    refusal: str | None = None
+    annotations: Any = None
+    audio: Any = None
+    tool_call_id: str | None = None
+    tool_calls: Any = None
+    function_call: Any = None

@@ -1,0 +1,64 @@
+"""Parameters that clients know from elsewhere and that cannot be honoured here.
+
+Refusing them by name is kinder than ignoring them: the answer would not be what the client asked for. A value that
+asks for nothing (null, an empty list, the documented default) is let through.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from schemas.errors import ErrorCode, RequestError
+
+_NOTHING: tuple[Any, ...] = (None, [], {}, "", False)
+
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "allowed_token_ids": _NOTHING,
+    "audio": _NOTHING,
+    "bad_words": _NOTHING,
+    "best_of": (None, 1),
+    "chat_template": _NOTHING,
+    "chat_template_kwargs": _NOTHING,
+    "continue_final_message": _NOTHING,
+    "documents": _NOTHING,
+    "early_stopping": _NOTHING,
+    "echo": _NOTHING,
+    "function_call": (None, "none", "auto"),
+    "functions": _NOTHING,
+    "guided_choice": _NOTHING,
+    "guided_grammar": _NOTHING,
+    "guided_json": _NOTHING,
+    "guided_regex": _NOTHING,
+    "length_penalty": (None, 1, 1.0),
+    "logits_processors": _NOTHING,
+    "mm_hashes": _NOTHING,
+    "moderation": _NOTHING,
+    "multi_modal_uuids": _NOTHING,
+    "num_beams": (None, 1),
+    "prediction": _NOTHING,
+    "prompt_cache_options": _NOTHING,
+    "prompt_embeds": _NOTHING,
+    "prompt_logprobs": _NOTHING,
+    "reasoning_effort": (None, "none"),
+    "response_format": (None, {"type": "text"}),
+    "store": _NOTHING,
+    "structured_outputs": _NOTHING,
+    "tool_choice": (None, "none", "auto"),
+    "tools": _NOTHING,
+    "use_beam_search": _NOTHING,
+    "verbosity": (None, "medium"),
+    "web_search_options": _NOTHING,
+}
+"""Parameter -> the values that ask for nothing."""
+
+
+def without_unsupported(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body less parameters that ask for nothing. Raises RequestError for one that asks for what is not there."""
+    for name in body.keys() & UNSUPPORTED.keys():
+        if not _asks_for_nothing(body[name], UNSUPPORTED[name]):
+            raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, f"Unsupported parameter: '{name}'.", name)
+    return {name: value for name, value in body.items() if name not in UNSUPPORTED}
+
+
+def _asks_for_nothing(value: object, neutral: tuple[Any, ...]) -> bool:
+    # Equal types as well: 0 == False and 1 == True would let a wrong type through.
+    return any(type(value) is type(one) and value == one for one in neutral)
