@@ -1,0 +1,178 @@
+"""What every transport must do, told from both of its ends."""
+
+import pytest
+
+from schemas.control import Cancel, Drain
+from schemas.errors import Overloaded
+from server.transport.base import JobLost
+from tests.contract.conftest import Inbox, LocalTransport
+from tests.fakes.messages import accepted, chat_job, delta, finished, heartbeat
+
+
+async def test_a_job_arrives_as_it_was_sent(transport: LocalTransport) -> None:
+    _, inbox = await transport.worker("w")
+    job = chat_job("a", text="ünïcode \N{SNOWMAN} " * 1000, priority=2)
+    await transport.queue.submit(job)
+    assert await inbox.next() == job
+
+
+async def test_a_job_that_was_there_first_waits_for_a_worker(transport: LocalTransport) -> None:
+    await transport.queue.submit(chat_job("a"))
+    assert transport.queue.depth("tiny") == 1
+    _, inbox = await transport.worker("w")
+    assert (await inbox.next()).job_id == "a"
+    assert transport.queue.depth("tiny") == 0
+
+
+async def test_events_arrive_in_the_order_in_which_they_were_published(
+    transport: LocalTransport, gateway: Inbox
+) -> None:
+    source, inbox = await transport.worker("w")
+    await transport.queue.submit(chat_job("a"))
+    await inbox.next()
+    sent = [accepted("a"), *(delta("a", position) for position in range(500)), finished("a", seq=501)]
+    await source.publish(sent[:3])
+    await source.publish(sent[3:])
+    assert await gateway.take(len(sent)) == sent
+
+
+async def test_a_worker_is_known_by_its_hello_and_its_last_heartbeat(transport: LocalTransport) -> None:
+    source, _ = await transport.worker("w", pid=4711)
+    await source.heartbeat(heartbeat("w", "x", state="draining"))
+    await transport.until(lambda: transport.queue.workers()[0].state == "draining")
+    (worker,) = transport.queue.workers()
+    assert (worker.worker_id, worker.pid, worker.card.name, worker.running) == ("w", 4711, "tiny", 1)
+
+
+async def test_no_worker_gets_more_than_it_claimed(transport: LocalTransport, gateway: Inbox) -> None:
+    source, inbox = await transport.worker("w", credits=2)
+    for name in "abc":
+        await transport.queue.submit(chat_job(name))
+    assert [job.job_id for job in await inbox.take(2)] == ["a", "b"]
+    assert transport.queue.depth("tiny") == 1
+    await source.publish([finished("a")])
+    await gateway.next()
+    assert transport.queue.depth("tiny") == 1
+    await source.claim(1)
+    assert (await inbox.next()).job_id == "c"
+
+
+async def test_jobs_spread_over_workers(transport: LocalTransport) -> None:
+    _, first = await transport.worker("w1")
+    _, second = await transport.worker("w2")
+    for name in "ab":
+        await transport.queue.submit(chat_job(name))
+    assert {(await first.next()).job_id, (await second.next()).job_id} == {"a", "b"}
+
+
+async def test_a_job_cancelled_before_delivery_is_never_delivered(transport: LocalTransport) -> None:
+    await transport.queue.submit(chat_job("a"))
+    await transport.queue.submit(chat_job("b"))
+    await transport.queue.cancel("a")
+    _, inbox = await transport.worker("w")
+    assert (await inbox.next()).job_id == "b"
+
+
+async def test_a_job_cancelled_after_delivery_is_cancelled_at_its_worker(transport: LocalTransport) -> None:
+    _, inbox = await transport.worker("w")
+    await transport.queue.submit(chat_job("a"))
+    await inbox.next()
+    await transport.queue.cancel("a")
+    await transport.queue.cancel("unknown")
+    assert await inbox.next() == Cancel(job_id="a")
+
+
+async def test_a_full_queue_refuses_with_a_time_to_come_back(transport: LocalTransport) -> None:
+    for name in "abc":
+        await transport.queue.submit(chat_job(name))
+    with pytest.raises(Overloaded) as refused:
+        await transport.queue.submit(chat_job("d"))
+    assert refused.value.retry_after_s > 0
+    assert transport.queue.depth("tiny") == 3
+
+
+async def test_a_resumed_job_goes_before_what_waits_even_when_the_queue_is_full(transport: LocalTransport) -> None:
+    for name in "abc":
+        await transport.queue.submit(chat_job(name))
+    await transport.queue.submit(chat_job("resumed", epoch=1), front=True)
+    _, inbox = await transport.worker("w")
+    assert [job.job_id for job in await inbox.take(4)] == ["resumed", "a", "b", "c"]
+
+
+async def test_a_silent_workers_jobs_are_lost(transport: LocalTransport, gateway: Inbox) -> None:
+    _, inbox = await transport.worker("w")
+    await transport.queue.submit(chat_job("a", epoch=2))
+    await inbox.next()
+    assert await gateway.next() == JobLost("a", 2, "w")
+    assert transport.queue.workers() == []
+
+
+async def test_a_worker_that_says_goodbye_gives_its_jobs_back_at_once(
+    transport: LocalTransport, gateway: Inbox
+) -> None:
+    source, inbox = await transport.worker("w")
+    await transport.queue.submit(chat_job("a"))
+    await inbox.next()
+    await source.close("the device is lost")
+    assert await gateway.next() == JobLost("a", 0, "w")
+
+
+async def test_a_worker_without_credit_left_behind_is_not_given_its_own_lost_job(
+    transport: LocalTransport, gateway: Inbox
+) -> None:
+    dying, inbox = await transport.worker("w1", credits=1)
+    await transport.queue.submit(chat_job("a"))
+    await inbox.next()
+    _, other = await transport.worker("w2")
+    await dying.close("gone")
+    lost = await gateway.next()
+    await transport.queue.submit(chat_job("a", epoch=lost.epoch + 1), front=True)
+    assert await other.next() == chat_job("a", epoch=1)
+
+
+async def test_a_worker_that_wakes_up_is_known_again_and_told_to_drop_what_moved(
+    transport: LocalTransport, gateway: Inbox
+) -> None:
+    zombie, inbox = await transport.worker("zombie", credits=2)
+    await transport.queue.submit(chat_job("a"))
+    await inbox.next()
+    assert await gateway.next() == JobLost("a", 0, "zombie")
+    await transport.queue.submit(chat_job("a", epoch=1), front=True)
+
+    await zombie.publish([delta("a", 0)])
+    assert (await gateway.next()).epoch == 0, "late events pass: the ledger fences them by their epoch"
+    await zombie.heartbeat(heartbeat("zombie", "a"))
+    assert await inbox.next() == chat_job("a", epoch=1), "it said Hello again and claimed its unused credit"
+    await zombie.heartbeat(heartbeat("zombie", "a", "moved"))
+    assert await inbox.next() == Cancel(job_id="moved")
+
+
+async def test_a_gateway_that_comes_back_learns_its_workers_again(transport: LocalTransport) -> None:
+    source, inbox = await transport.worker("w", credits=2)
+    await transport.queue.submit(chat_job("a"))
+    await inbox.next()
+    await transport.restart_gateway()
+    await transport.queue.submit(chat_job("b"))
+    await source.heartbeat(heartbeat("w", "a"))
+    assert (await inbox.next()).job_id == "b"
+    await source.heartbeat(heartbeat("w", "a", "b"))
+    assert await inbox.next() == Cancel(job_id="a"), "nobody waits for it any more"
+
+
+async def test_a_draining_worker_is_told_when_nothing_more_is_on_its_way(transport: LocalTransport) -> None:
+    source, inbox = await transport.worker("w")
+    await source.heartbeat(heartbeat("w", state="draining"))
+    assert await inbox.next() == Drain()
+    await transport.queue.submit(chat_job("a"))
+    assert transport.queue.depth("tiny") == 1
+
+
+async def test_both_streams_end_when_they_are_closed(transport: LocalTransport) -> None:
+    source, inbox = await transport.worker("w")
+    received = Inbox(transport.queue.messages())
+    await source.close()
+    with pytest.raises(StopAsyncIteration):
+        await inbox.next()
+    await transport.queue.close()
+    with pytest.raises(StopAsyncIteration):
+        await received.next()

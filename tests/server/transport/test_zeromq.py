@@ -1,0 +1,178 @@
+"""What is particular to the gateway's socket: hostile frames, process handles, the folder."""
+
+import asyncio
+import contextlib
+import pickle
+import random
+import socket
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+import zmq.asyncio
+
+from schemas.control import Claim
+from schemas.wire import encode
+from server.transport.base import JobLost
+from server.transport.zeromq import ZeroMQQueue
+from tests.fakes.messages import chat_job, finished, hello
+
+
+class Peer:
+    """A raw socket that can send anything under any name."""
+
+    def __init__(self, path: Path, identity: bytes) -> None:
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.ROUTING_ID, identity)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.connect(f"ipc://{path}")
+
+    async def send(self, *frames: bytes) -> None:
+        await self._socket.send_multipart(list(frames))
+
+    async def receive(self) -> list[bytes]:
+        return await asyncio.wait_for(self._socket.recv_multipart(), 5)
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="gl") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+async def queue(folder: Path) -> AsyncIterator[ZeroMQQueue]:
+    queue = ZeroMQQueue(folder / "q" / "socket", max_queue=8)
+    await queue.start()
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+async def peer(queue: ZeroMQQueue, folder: Path) -> AsyncIterator[Peer]:
+    peer = Peer(folder / "q" / "socket", b"w")
+    yield peer
+    peer.close()
+
+
+async def until(condition) -> None:
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def join(peer: Peer, queue: ZeroMQQueue, credits: int = 2) -> None:
+    await peer.send(encode(hello("w", pid=99)), encode(Claim(worker_id="w", credits=credits)))
+    await until(lambda: len(queue.workers()) == 1)
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple:
+        return (pytest.fail, ("a pickle was loaded",))
+
+
+async def test_frames_that_are_no_messages_are_dropped_and_counted(queue: ZeroMQQueue, peer: Peer) -> None:
+    rng = random.Random(7)
+    good = encode(finished("a"))
+    frames = [rng.randbytes(rng.randrange(1, 200)) for _ in range(500)]
+    frames += [
+        pickle.dumps(_Bomb()),
+        b"\x01" + pickle.dumps(_Bomb()),
+        b"\x01\xdd\xff\xff\xff\xff",
+        b"\x01\xc6\x7f\xff\xff\xff",
+    ]
+    frames += [good[:size] for size in range(len(good))]
+    frames += [bytes((good[0] ^ 1,)) + good[1:], b"\x01" + b"\x91" * 100_000]
+    for frame in frames:
+        await peer.send(frame)
+    await join(peer, queue)
+    assert queue.dropped_frames == len(frames)
+    await queue.submit(chat_job("still works"))
+    assert len(await peer.receive()) == 1
+
+
+async def test_bytes_that_are_not_even_zeromq_do_no_harm(queue: ZeroMQQueue, peer: Peer, folder: Path) -> None:
+    for garbage in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 4096, random.Random(1).randbytes(1 << 16)):
+        with socket.socket(socket.AF_UNIX) as raw:
+            raw.connect(str(folder / "q" / "socket"))
+            raw.sendall(garbage)
+    await join(peer, queue)
+    assert len(queue.workers()) == 1
+
+
+async def test_a_message_over_the_limit_costs_only_its_sender_the_connection(
+    queue: ZeroMQQueue, peer: Peer, folder: Path
+) -> None:
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + b"\x00" + bytes(31)
+    body = b"\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER\x08Identity\x00\x00\x00\x00"
+    header_of_2_gib = b"\x02" + (2**31).to_bytes(8, "big")
+    with socket.socket(socket.AF_UNIX) as raw:
+        raw.settimeout(5)
+        raw.connect(str(folder / "q" / "socket"))
+        raw.sendall(greeting)
+        assert raw.recv(64).startswith(b"\xff")
+        raw.sendall(b"\x04" + bytes((len(body),)) + body)
+        while b"ROUTER" not in raw.recv(4096):
+            pass
+        raw.sendall(header_of_2_gib)
+        with contextlib.suppress(ConnectionResetError):
+            assert raw.recv(4096) == b"", "the gateway hangs up"
+    await join(peer, queue)
+    assert len(queue.workers()) == 1
+
+
+async def test_a_worker_cannot_speak_in_anothers_name(queue: ZeroMQQueue, peer: Peer, folder: Path) -> None:
+    impostor = Peer(folder / "q" / "socket", b"impostor")
+    await impostor.send(encode(hello("w")))
+    await until(lambda: queue.dropped_frames == 1)
+    assert queue.workers() == []
+    impostor.close()
+
+
+async def test_an_unknown_worker_is_asked_to_say_hello(queue: ZeroMQQueue, peer: Peer) -> None:
+    await peer.send(encode(Claim(worker_id="w", credits=1)))
+    assert await peer.receive() == [b""]
+
+
+async def test_a_dead_process_loses_its_jobs_at_once(queue: ZeroMQQueue, peer: Peer) -> None:
+    await join(peer, queue)
+    await queue.submit(chat_job("a", epoch=1))
+    queue.worker_died(98)
+    assert len(queue.workers()) == 1
+    queue.worker_died(99)
+    assert await anext(queue.messages()) == JobLost("a", 1, "w")
+    assert queue.workers() == []
+
+
+async def test_a_worker_that_hung_up_is_noticed_when_a_job_is_sent(queue: ZeroMQQueue, peer: Peer) -> None:
+    await join(peer, queue)
+    peer.close()
+    began = time.monotonic()
+    async with asyncio.timeout(2):
+        while queue.workers():
+            await queue.submit(chat_job("a"))
+            await queue.cancel("a")
+            await queue.submit(chat_job("b"))
+            await queue.cancel("b")
+            await asyncio.sleep(0.01)
+    assert time.monotonic() - began < 2
+
+
+async def test_a_folder_that_others_can_enter_is_refused(folder: Path) -> None:
+    open_folder = folder / "open"
+    open_folder.mkdir(mode=0o755)
+    with pytest.raises(PermissionError, match="0700"):
+        await ZeroMQQueue(open_folder / "socket", max_queue=1).start()
+
+
+async def test_a_path_that_is_too_long_is_refused_with_its_name(folder: Path) -> None:
+    with pytest.raises(ValueError, match="longer than 107 bytes"):
+        await ZeroMQQueue(folder / ("x" * 120) / "socket", max_queue=1).start()

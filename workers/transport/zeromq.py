@@ -1,0 +1,117 @@
+"""The worker's end of the local queue: a DEALER socket over ipc.
+
+The library reconnects by itself. When the gateway does not know this worker (it restarted, or it took a silent worker
+for lost) it answers with an empty frame, and the worker says Hello and claims again what it can still take.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+import zmq
+import zmq.asyncio
+
+from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello
+from schemas.events import Event
+from schemas.jobs import ChatJob, Job
+from schemas.wire import MAX_MESSAGE_BYTES, ToGateway, WireError, decode_for_worker, encode
+
+log = logging.getLogger(__name__)
+
+RECONNECT_MS = 100
+MAX_RECONNECT_MS = 2000
+LINGER_MS = 500
+"""How long a closing worker tries to get its last events and its Goodbye out."""
+
+
+class ZeroMQSource:
+    """A JobSource for a gateway on this machine; `address` is an ipc:// one."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._socket: zmq.asyncio.Socket | None = None
+        self._hello: Hello | None = None
+        self._unused_credits = 0
+        self.dropped_frames = 0
+
+    async def start(self, hello: Hello) -> None:
+        """See JobSource."""
+        socket = zmq.asyncio.Context().socket(zmq.DEALER)
+        socket.setsockopt(zmq.ROUTING_ID, hello.worker_id.encode("ascii"))
+        socket.setsockopt(zmq.LINGER, LINGER_MS)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, MAX_RECONNECT_MS)
+        socket.connect(self._address)
+        self._socket = socket
+        self._hello = hello
+        await self._announce()
+
+    async def claim(self, credits: int) -> None:
+        """See JobSource."""
+        self._unused_credits += credits
+        await self._send([Claim(worker_id=self._worker_id, credits=credits)])
+
+    async def messages(self) -> AsyncIterator[Job | Cancel | Drain]:
+        """See JobSource."""
+        while (socket := self._socket) is not None:
+            try:
+                frames = await socket.recv_multipart()
+            except asyncio.CancelledError:
+                # Closing the socket cancels what waits for it; that is the end of the stream and not of this task.
+                if self._socket is None and not _is_cancelled():
+                    return
+                raise
+            for frame in frames:
+                if not frame:
+                    await self._announce()
+                    continue
+                try:
+                    message = decode_for_worker(frame)
+                except WireError as error:
+                    self.dropped_frames += 1
+                    log.warning("dropped a frame of %d bytes from the gateway: %s", len(frame), error)
+                    continue
+                if isinstance(message, ChatJob):
+                    self._unused_credits -= 1
+                yield message
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """See JobSource. Waits, without holding up other tasks, while the gateway does not read."""
+        await self._send(events)
+
+    async def heartbeat(self, heartbeat: Heartbeat) -> None:
+        """See JobSource."""
+        await self._send([heartbeat])
+
+    async def close(self, reason: str = "") -> None:
+        """See JobSource."""
+        if self._socket is None:
+            return
+        socket, self._socket = self._socket, None
+        try:
+            await socket.send(encode(Goodbye(worker_id=self._worker_id, reason=reason)), flags=zmq.NOBLOCK)
+        except zmq.Again:
+            log.warning("could not say goodbye: the gateway does not read")
+        socket.close()
+        await asyncio.to_thread(socket.context.term)
+
+    @property
+    def _worker_id(self) -> str:
+        if self._hello is None:
+            raise RuntimeError("the source was not started")
+        return self._hello.worker_id
+
+    async def _announce(self) -> None:
+        if self._hello is not None:
+            claim = Claim(worker_id=self._worker_id, credits=max(0, self._unused_credits))
+            await self._send([self._hello, claim])
+
+    async def _send(self, messages: Sequence[ToGateway]) -> None:
+        if self._socket is not None and messages:
+            await self._socket.send_multipart([encode(message) for message in messages])
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
