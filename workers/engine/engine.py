@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from workers.engine.block_manager import BlockManager
 from workers.engine.runner import Runner
 from workers.engine.sampler import Choice, Logprobs, Row, sample
 from workers.engine.scheduler import Scheduler
@@ -21,14 +22,13 @@ class TokenOutput:
 class Engine:
     """Not thread-safe: one thread calls `add`, `abort` and `step`."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+    def __init__(self, scheduler: Scheduler, block_manager: BlockManager, runner: Runner) -> None:
         self.scheduler = scheduler
+        self.block_manager = block_manager
         self._runner = runner
 
     def add(self, seq: Sequence) -> None:
-        """Queue a sequence. Raises ValueError when it could never fit into the K/V pool."""
-        if not self.scheduler.fits(seq):
-            raise ValueError("the sequence needs more K/V blocks than there are")
+        """Queue a sequence. Raises ValueError when it could never fit into the K/V pool (ask `scheduler.fits`)."""
         self.scheduler.add(seq)
 
     def abort(self, request_id: str) -> None:
@@ -45,9 +45,9 @@ class Engine:
         logits, batch = result
         rows = [Row(seq.sampling, seq.output_ids) for seq in batch.sample_seqs]
         choices = sample(logits, rows) if rows else []
-        chosen = dict(zip(batch.sample_seqs, choices, strict=True))
-        self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in chosen.items()})
-        return [self._account(seq, choice) for seq, choice in chosen.items()]
+        sampled = list(zip(batch.sample_seqs, choices, strict=True))
+        self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in sampled})
+        return [self._account(seq, choice) for seq, choice in sampled]
 
     def _account(self, seq: Sequence, choice: Choice) -> TokenOutput:
         """End the sequence where its new token says so."""

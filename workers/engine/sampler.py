@@ -104,19 +104,27 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     temperature = column([p.temperature for p in params], torch.float32)
     # float64: a float32 running sum over a large vocabulary loses the small probabilities.
     probs = torch.softmax(logits / temperature, dim=-1).double()
-    if all(p.top_k == 0 and p.top_p >= 1.0 and p.min_p == 0.0 for p in params):
-        return _invert(probs, draws)[:, 0]
-    vocab = logits.shape[1]
-    probs, order = probs.sort(dim=-1, descending=True, stable=True)
-    rank = torch.arange(vocab, device=logits.device)
-    top_k = column([p.top_k or vocab for p in params])
-    probs = torch.where(rank < top_k, probs, 0.0)
-    before = probs.cumsum(-1) - probs
-    top_p = column([p.top_p for p in params]) * probs.sum(-1, keepdim=True)
-    floor = column([p.min_p for p in params]) * probs[:, :1]
-    # The most likely token always stays, whatever the filters say.
-    keep = ((before < top_p) & (probs >= floor)) | (rank == 0)
-    return order.gather(1, _invert(torch.where(keep, probs, 0.0), draws))[:, 0]
+    if any(p.top_k or p.top_p < 1.0 or p.min_p for p in params):
+        probs = _filter(
+            probs,
+            column([p.top_k or logits.shape[1] for p in params]),
+            column([p.top_p for p in params]),
+            column([p.min_p for p in params]),
+        )
+    return _invert(probs, draws)[:, 0]
+
+
+def _filter(probs: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+    """Set to 0 what a row's filters exclude; the order stays that of the vocabulary, so that a row without filters
+    draws the same token whether or not its neighbours have some."""
+    ranked, order = probs.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(probs.shape[1], device=probs.device)
+    ranked = torch.where(rank < top_k, ranked, 0.0)
+    before = ranked.cumsum(-1) - ranked
+    # top_p 1 keeps all: rounding of the running sum must not cost a row without that filter its tail.
+    is_nucleus = (before < top_p * ranked.sum(-1, keepdim=True)) | (top_p >= 1.0)
+    is_kept = (is_nucleus & (ranked >= min_p * ranked[:, :1]) & (rank < top_k)) | (rank == 0)
+    return torch.where(torch.zeros_like(is_kept).scatter(1, order, is_kept), probs, 0.0)
 
 
 def _invert(weights: Tensor, draws: Tensor) -> Tensor:

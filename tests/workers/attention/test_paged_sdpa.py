@@ -1,0 +1,99 @@
+"""Paged attention against a dense twin, over shuffled pages, mixed batches and chunked prefills."""
+
+import random
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from workers.attention.paged_sdpa import PagedSDPA
+from workers.engine.batch import build_batch
+from workers.engine.plan import Chunk
+from workers.engine.sequence import Sequence
+from workers.models.base import KVSpec
+
+HEADS, KV_HEADS, DIM, LAYERS = 6, 2, 8, 2
+
+
+class Dense:
+    """Keeps every key and value of each sequence and attends to all of them: the slow twin."""
+
+    def __init__(self) -> None:
+        self.keys: dict[tuple[int, str], torch.Tensor] = {}
+        self.values: dict[tuple[int, str], torch.Tensor] = {}
+
+    def attend(self, layer: int, name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        for store, new in ((self.keys, k), (self.values, v)):
+            store[layer, name] = torch.cat([store.get((layer, name), new[:0]), new])
+        keys, values = (s[layer, name].repeat_interleave(HEADS // KV_HEADS, 1) for s in (self.keys, self.values))
+        visible = torch.ones(len(q), len(keys), dtype=torch.bool).tril(len(keys) - len(q))
+        args = [x.transpose(0, 1) for x in (q, keys, values)]
+        return F.scaled_dot_product_attention(*args, attn_mask=visible).transpose(0, 1).reshape(len(q), -1)
+
+
+def random_steps(rng: random.Random, lengths: list[int], max_chunk: int) -> list[list[Chunk]]:
+    """Feed sequences in random chunks, several in a step, in random page order."""
+    block_size = 4
+    pages = list(range(sum(n // block_size + 1 for n in lengths)))
+    rng.shuffle(pages)
+    seqs = []
+    for i, length in enumerate(lengths):
+        seq = Sequence(request_id=str(i), token_ids=list(range(length)), num_prompt_tokens=length, max_total_tokens=999)
+        seq.block_table = [pages.pop() for _ in range(length // block_size + 1)]
+        seqs.append(seq)
+    steps = []
+    while any(seq.num_uncomputed for seq in seqs):
+        step = []
+        for seq in seqs:
+            length = min(seq.num_uncomputed, rng.choice([0, 1, 1, 2, max_chunk]))
+            if length:
+                step.append(Chunk(seq, seq.num_computed_tokens, length, samples=length == seq.num_uncomputed))
+                seq.num_computed_tokens += length
+        if step:
+            steps.append(step)
+    return steps
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_paged_attention_equals_dense_attention(seed):
+    rng = random.Random(seed)
+    lengths = [rng.randint(1, 60) for _ in range(7)] + [150]
+    steps = random_steps(rng, lengths, max_chunk=rng.choice([3, 11, 40]))
+    paged = PagedSDPA(KVSpec(LAYERS, KV_HEADS, DIM), 120, 4, torch.float32, torch.device("cpu"))
+    dense = Dense()
+    torch.manual_seed(seed)
+    for step in steps:
+        batch = build_batch(step, 4)
+        paged.prepare(batch)
+        order = sorted((c for c in step if c.length == 1), key=lambda c: c.start) + [c for c in step if c.length > 1]
+        assert batch.token_ids.tolist() == [t for c in order for t in range(c.start, c.end)]
+        assert [s.request_id for s in batch.sample_seqs] == [c.seq.request_id for c in order if c.samples]
+        for layer in range(LAYERS):
+            total = sum(c.length for c in step)
+            q, k, v = (
+                torch.randn(total, HEADS, DIM),
+                torch.randn(total, KV_HEADS, DIM),
+                torch.randn(total, KV_HEADS, DIM),
+            )
+            expected, row = [], 0
+            for chunk in order:
+                rows = slice(row, row + chunk.length)
+                expected.append(dense.attend(layer, chunk.seq.request_id, q[rows], k[rows], v[rows]))
+                row += chunk.length
+            torch.testing.assert_close(paged(layer, q, k, v), torch.cat(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_pages_of_a_former_owner_do_not_leak_into_a_padded_batch():
+    paged = PagedSDPA(KVSpec(1, KV_HEADS, DIM), 8, 4, torch.float32, torch.device("cpu"))
+    for keys, values in paged._layers:
+        keys.fill_(1e4)
+        values.fill_(1e4)
+    steps = random_steps(random.Random(1), [1, 9], max_chunk=9)
+    for step in steps:
+        batch = build_batch(step, 4)
+        paged.prepare(batch)
+        total = sum(c.length for c in step)
+        out = paged(
+            0, torch.randn(total, HEADS, DIM), torch.zeros(total, KV_HEADS, DIM), torch.zeros(total, KV_HEADS, DIM)
+        )
+        assert torch.equal(out, torch.zeros_like(out))

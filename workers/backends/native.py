@@ -1,0 +1,107 @@
+"""Our engine behind an asyncio face: the step loop runs in a thread of its own, requests come and go as coroutines."""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from workers.engine.engine import Engine, TokenOutput
+from workers.engine.sequence import Sequence
+from workers.handlers.base import FatalError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """How busy the engine is now. kv_usage: blocks that requests hold, 0..1."""
+
+    running: int
+    waiting: int
+    kv_usage: float
+
+
+class NativeBackend:
+    """Runs one Engine. `fatal` gets a FatalError when the step loop ends by an exception; else it is never done."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._streams: dict[str, asyncio.Queue[TokenOutput]] = {}
+        self._is_closing = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._loop = asyncio.get_running_loop()
+        self.fatal: asyncio.Future[None] = self._loop.create_future()
+
+    def start(self) -> None:
+        """Start the step loop."""
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Stop after the step that runs; whatever is still in flight is dropped."""
+        self._inbox.put(self._stop)
+        await asyncio.to_thread(self._thread.join)
+
+    def fits(self, seq: Sequence) -> bool:
+        """Whether the sequence could ever run here, alone in the whole pool."""
+        return self._engine.scheduler.fits(seq)
+
+    async def generate(self, seq: Sequence) -> AsyncIterator[list[TokenOutput]]:
+        """Run a sequence; yields what is new, several tokens together when the reader was slower than the engine.
+
+        Leaving the iterator early aborts the sequence before the engine's next step.
+        """
+        stream: asyncio.Queue[TokenOutput] = asyncio.Queue()
+        self._streams[seq.request_id] = stream
+        self._inbox.put(lambda: self._engine.add(seq))
+        is_finished = False
+        try:
+            while not is_finished:
+                outputs = [await stream.get()]
+                while not stream.empty():
+                    outputs.append(stream.get_nowait())
+                is_finished = outputs[-1].finish_reason is not None
+                yield outputs
+        finally:
+            del self._streams[seq.request_id]
+            if not is_finished:
+                self._inbox.put(lambda: self._engine.abort(seq.request_id))
+
+    def stats(self) -> BackendStats:
+        """Read from another thread than the engine's: each figure is whole, the three may be of different steps."""
+        scheduler = self._engine.scheduler
+        return BackendStats(scheduler.num_running, scheduler.num_waiting, self._engine.block_manager.usage)
+
+    def _stop(self) -> None:
+        self._is_closing = True
+
+    def _run(self) -> None:
+        try:
+            while not self._is_closing:
+                self._take_commands()
+                if self._engine.scheduler.has_work and not self._is_closing:
+                    outputs = self._engine.step()
+                    if outputs:
+                        self._loop.call_soon_threadsafe(self._deliver, outputs)
+        except Exception as error:
+            log.exception("the step loop ended")
+            self._loop.call_soon_threadsafe(self.fatal.set_exception, FatalError(f"the engine failed: {error!r}"))
+
+    def _take_commands(self) -> None:
+        """Carry out what was asked for; sleeps while there is neither work nor a command."""
+        is_idle = not self._engine.scheduler.has_work
+        while True:
+            try:
+                command = self._inbox.get(block=is_idle)
+            except queue.Empty:
+                return
+            command()
+            is_idle = False
+
+    def _deliver(self, outputs: list[TokenOutput]) -> None:
+        for output in outputs:
+            stream = self._streams.get(output.request_id)
+            if stream is not None:
+                stream.put_nowait(output)

@@ -1,0 +1,70 @@
+"""InternVL-Chat: tiles for pictures, one tile a frame for clips, the conversation templates of its config.json."""
+
+from collections.abc import Sequence
+
+from schemas.errors import ErrorCode, RequestError
+from schemas.jobs import MediaOptions
+from workers.media.types import ImageOptions, PreparedMedia, VideoOptions
+from workers.models.config import Config
+from workers.prompts.internvl import InternVLPrompts
+from workers.prompts.messages import ChatMessage
+from workers.prompts.placeholders import PromptIds
+from workers.tokenizers.base import Tokenizer
+
+DEFAULT_NUM_FRAMES = 8
+"""As the model cards sample a clip when nothing else is asked for."""
+MAX_NUM_FRAMES = 512
+
+
+class InternVLFamily:
+    """One InternVL-Chat checkpoint's way from a request to a prompt; see `Family`."""
+
+    def __init__(self, config: Config, tokenizer: Tokenizer, image_size: int, tokens_per_tile: int) -> None:
+        self._image_size = image_size
+        self._max_tiles = int(config.get("max_dynamic_patch", 12)) if config.get("dynamic_image_size") else 1
+        self._min_tiles = min(int(config.get("min_dynamic_patch", 1)), self._max_tiles)
+        self._use_thumbnail = bool(config.get("use_thumbnail", False))
+        self._prompts = InternVLPrompts(
+            tokenizer, str(config.get("template")), config.get("system_message"), tokens_per_tile
+        )
+        self.stop_token_ids = frozenset(self._prompts.stop_token_ids)
+
+    def image_options(self, request: MediaOptions, detail: str) -> ImageOptions:
+        """`detail: low` is one tile; else the server's maximum unless the request asks for fewer."""
+        most = _within("mm_processor_kwargs.max_dynamic_patch", request.max_dynamic_patch, self._max_tiles)
+        most = 1 if detail == "low" else most
+        least = request.min_dynamic_patch or min(self._min_tiles, most)
+        if not 1 <= least <= most:
+            raise RequestError(
+                ErrorCode.INVALID_VALUE,
+                f"min_dynamic_patch is {least}; it must be between 1 and max_dynamic_patch, here {most}.",
+                "mm_processor_kwargs.min_dynamic_patch",
+            )
+        use_thumbnail = self._use_thumbnail if request.use_thumbnail is None else request.use_thumbnail
+        return ImageOptions(self._image_size, least, most, use_thumbnail, request.exif_transpose)
+
+    def video_options(self, request: MediaOptions) -> VideoOptions:
+        """One tile a frame. With `fps` alone, as many frames as that gives, up to the server's maximum."""
+        default = DEFAULT_NUM_FRAMES if request.fps is None else MAX_NUM_FRAMES
+        frames = default
+        if request.num_frames is not None:
+            frames = _within("media_io_kwargs.video.num_frames", request.num_frames, MAX_NUM_FRAMES)
+        return VideoOptions(self._image_size, frames, request.fps, request.start_s, request.end_s)
+
+    def build_prompt(
+        self, messages: Sequence[ChatMessage], media: Sequence[PreparedMedia], add_generation_prompt: bool
+    ) -> PromptIds:
+        """Token ids with placeholders expanded, and where each medium's tiles stand."""
+        return self._prompts.build(
+            messages, [item.tile_counts for item in media], add_generation_prompt=add_generation_prompt
+        )
+
+
+def _within(param: str, asked: int | None, ceiling: int) -> int:
+    """What was asked for, or the ceiling. Raises RequestError when that is more than the server allows."""
+    if asked is None:
+        return ceiling
+    if not 1 <= asked <= ceiling:
+        name = param.rpartition(".")[2]
+        raise RequestError(ErrorCode.INVALID_VALUE, f"{name} is {asked}; this server allows 1 to {ceiling}.", param)
+    return asked

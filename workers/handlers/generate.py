@@ -1,0 +1,166 @@
+"""Answers chat jobs: prepare, run every choice through the engine, turn ids into text, stop where asked."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from schemas.errors import ErrorCode, RequestError
+from schemas.events import Accepted, Delta, Finished, TokenLogprob, TopLogprob
+from schemas.jobs import ChatJob
+from workers.backends.native import NativeBackend
+from workers.engine.engine import TokenOutput
+from workers.engine.sampler import Logprobs
+from workers.engine.sampling import choice_seed
+from workers.engine.sequence import Sequence as EngineSequence
+from workers.handlers.base import Publish
+from workers.handlers.defaults import SamplingDefaults
+from workers.handlers.prepare import Prepared, Preparer
+from workers.handlers.reply import ReplyText
+from workers.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class _Emitted:
+    """What the client has of a choice already, from a worker that was lost."""
+
+    token_ids: tuple[int, ...] = ()
+    is_finished: bool = False
+
+
+class Generator:
+    """Runs chat jobs on one model."""
+
+    def __init__(
+        self,
+        preparer: Preparer,
+        backend: NativeBackend,
+        tokenizer: Tokenizer,
+        defaults: SamplingDefaults,
+        max_model_len: int,
+        rope_regime: Callable[[int], int],
+    ) -> None:
+        self._preparer = preparer
+        self._backend = backend
+        self._tokenizer = tokenizer
+        self._defaults = defaults
+        self._max_model_len = max_model_len
+        self._rope_regime = rope_regime
+
+    async def run(self, job: ChatJob, publish: Publish) -> None:
+        """Accepted, Delta*, Finished. Raises GlimpsedError when the job cannot be served."""
+        prepared = await self._preparer.prepare(job)
+        sequences = [self._sequence(job, prepared, index) for index in range(job.n)]
+        publish(
+            Accepted(
+                job_id=job.job_id,
+                epoch=job.epoch,
+                seq=0,
+                prompt_tokens=len(prepared.token_ids),
+                image_tokens=prepared.image_tokens,
+                video_tokens=prepared.video_tokens,
+                prompt_token_ids=tuple(prepared.token_ids) if job.return_token_ids else None,
+            )
+        )
+        await self._run_choices(job, sequences, publish)
+        publish(
+            Finished(
+                job_id=job.job_id,
+                epoch=job.epoch,
+                seq=0,
+                completion_tokens=sum(seq.num_output_tokens for seq in sequences),
+                cached_tokens=sequences[0].num_cached_tokens,
+            )
+        )
+
+    async def _run_choices(self, job: ChatJob, sequences: Sequence[EngineSequence], publish: Publish) -> None:
+        """All choices at once, but for the first one's prefill: the others then find the prompt's pages cached."""
+        has_started = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_choice(job, 0, sequences[0], publish, has_started.set))
+            await has_started.wait()
+            for index, seq in enumerate(sequences[1:], start=1):
+                group.create_task(self._run_choice(job, index, seq, publish, _ignore))
+
+    async def _run_choice(
+        self, job: ChatJob, index: int, seq: EngineSequence, publish: Publish, on_start: Callable[[], None]
+    ) -> None:
+        emitted = _emitted(job, index)
+        start = len(emitted.token_ids)
+        if emitted.is_finished:
+            on_start()
+            return
+        reply = ReplyText(self._tokenizer, job.sampling, seq.sampling.stop_token_ids)
+        reply.push(emitted.token_ids)
+        async with aclosing(self._backend.generate(seq)) as steps:
+            async for outputs in steps:
+                on_start()
+                delta = self._delta(job, index, start, reply, outputs)
+                publish(delta)
+                start += len(delta.token_ids)
+                if delta.finish_reason is not None:
+                    del seq.token_ids[seq.num_prompt_tokens + start :]
+                    return
+
+    def _delta(self, job: ChatJob, index: int, start: int, reply: ReplyText, outputs: Sequence[TokenOutput]) -> Delta:
+        """What some new tokens of a choice tell the client; the last one when a stop string is complete."""
+        piece = reply.push([output.token_id for output in outputs])
+        used = outputs[: piece.num_tokens]
+        finish_reason = "stop" if piece.is_stopped else used[-1].finish_reason
+        is_cut = finish_reason is None or piece.is_stopped
+        return Delta(
+            job_id=job.job_id,
+            epoch=job.epoch,
+            seq=0,
+            index=index,
+            start=start,
+            token_ids=tuple(output.token_id for output in used),
+            text=piece.text if is_cut else piece.text + reply.finish(),
+            logprobs=self._logprobs(used) if job.sampling.logprobs else None,
+            finish_reason=finish_reason,
+        )
+
+    def _sequence(self, job: ChatJob, prepared: Prepared, index: int) -> EngineSequence:
+        """The engine's view of one choice; what was emitted before goes in as outputs."""
+        prompt = prepared.token_ids
+        limit = self._max_model_len
+        if job.sampling.max_tokens is not None:
+            limit = min(limit, len(prompt) + job.sampling.max_tokens)
+        seq = EngineSequence(
+            request_id=f"{job.job_id}/{job.epoch}/{index}",
+            token_ids=[*prompt, *_emitted(job, index).token_ids],
+            num_prompt_tokens=len(prompt),
+            max_total_tokens=limit,
+            media=prepared.media,
+            priority=job.priority,
+            cache_salt=prepared.cache_salt,
+            rope_regime=self._rope_regime,
+            sampling=self._defaults.resolve(job.sampling, choice_seed(job.sampling.seed, index)),
+        )
+        if not self._backend.fits(seq):
+            raise RequestError(
+                ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+                f"The prompt of {len(prompt)} tokens with up to {limit - len(prompt)} new ones does not fit into this "
+                "server's K/V cache. Please shorten the messages or lower max_tokens.",
+                "messages",
+            )
+        return seq
+
+    def _logprobs(self, outputs: Sequence[TokenOutput]) -> tuple[TokenLogprob, ...]:
+        return tuple(self._logprob(output.token_id, output.logprobs) for output in outputs if output.logprobs)
+
+    def _logprob(self, token_id: int, found: Logprobs) -> TokenLogprob:
+        text, raw = self._tokenizer.token_text, self._tokenizer.token_bytes
+        top = tuple(TopLogprob(text(i), raw(i), value) for i, value in zip(found.top_ids, found.top, strict=True))
+        return TokenLogprob(text(token_id), raw(token_id), found.chosen, top)
+
+
+def _emitted(job: ChatJob, index: int) -> _Emitted:
+    for choice in job.emitted:
+        if choice.index == index:
+            return _Emitted(choice.token_ids, choice.is_finished)
+    return _Emitted()
+
+
+def _ignore() -> None:
+    """What a choice does on its start when nobody waits for it."""

@@ -1,0 +1,129 @@
+"""A chat job to what the engine runs: media fetched and decoded, prompt ids, spans. Off the engine's thread."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from schemas.errors import ErrorCode, RequestError
+from schemas.jobs import ChatJob, ImagePart, Message, TextPart, VideoPart
+from workers.engine.sequence import MediaInput
+from workers.families.base import Family
+from workers.media.pipeline import MediaPipeline
+from workers.media.types import PreparedMedia
+from workers.prompts.messages import ChatMessage, Image, Text, Video
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt that fits, with its media. Token counts are of placeholders only."""
+
+    token_ids: list[int]
+    media: tuple[MediaInput, ...]
+    image_tokens: int
+    video_tokens: int
+    cache_salt: bytes
+
+
+class Preparer:
+    """Turns jobs into prompts for one model.
+
+    longest_token_bytes: no token stands for more bytes of text, so that a text far too long is refused before it is
+    tokenised.
+    """
+
+    def __init__(self, family: Family, media: MediaPipeline, max_model_len: int, longest_token_bytes: int) -> None:
+        self._family = family
+        self._media = media
+        self._max_model_len = max_model_len
+        self._longest_token_bytes = longest_token_bytes
+
+    async def prepare(self, job: ChatJob) -> Prepared:
+        """Fetch, decode, render, tokenise, check the length. Raises RequestError and MediaError."""
+        self._check_text(job.messages)
+        parts = [part for message in job.messages for part in message.parts if not isinstance(part, TextPart)]
+        media = await self._fetch(job, parts)
+        messages = _number_media(job.messages)
+        prompt = await asyncio.to_thread(self._family.build_prompt, messages, media, job.add_generation_prompt)
+        self._check_length(len(prompt.token_ids))
+        salt = _salt(job.tenant, job.cache_salt)
+        spans = tuple(
+            MediaInput(
+                start=span.start,
+                length=span.length,
+                key=_span_key(salt, media[span.media_index], span.tile_start, span.num_tiles),
+                tiles=media[span.media_index].tiles[span.tile_start : span.tile_start + span.num_tiles],
+            )
+            for span in prompt.spans
+        )
+        video_tokens = sum(s.length for s in prompt.spans if isinstance(parts[s.media_index], VideoPart))
+        return Prepared(
+            token_ids=prompt.token_ids,
+            media=spans,
+            image_tokens=sum(s.length for s in prompt.spans) - video_tokens,
+            video_tokens=video_tokens,
+            cache_salt=salt,
+        )
+
+    async def _fetch(self, job: ChatJob, parts: Sequence[ImagePart | VideoPart]) -> list[PreparedMedia]:
+        """All media at once; the first that fails ends the others."""
+
+        async def fetch(part: ImagePart | VideoPart) -> PreparedMedia:
+            if isinstance(part, ImagePart):
+                options = self._family.image_options(job.media, part.detail)
+                return await self._media.image(part.url, options, part.param, job.tenant)
+            return await self._media.video(part.url, self._family.video_options(job.media), part.param, job.tenant)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(fetch(part)) for part in parts]
+        except* Exception as failures:
+            raise _first(failures) from None
+        return [task.result() for task in tasks]
+
+    def _check_text(self, messages: Sequence[Message]) -> None:
+        size = sum(len(p.text.encode()) for m in messages for p in m.parts if isinstance(p, TextPart))
+        self._check_length(size // self._longest_token_bytes)
+
+    def _check_length(self, num_tokens: int) -> None:
+        """A prompt needs room for at least one token behind it."""
+        if num_tokens >= self._max_model_len:
+            raise RequestError(
+                ErrorCode.CONTEXT_LENGTH_EXCEEDED,
+                f"This model's maximum context length is {self._max_model_len} tokens, but the messages make "
+                f"{num_tokens} tokens or more. Please shorten the messages or send fewer or smaller media.",
+                "messages",
+            )
+
+
+def _number_media(messages: Sequence[Message]) -> list[ChatMessage]:
+    """The conversation with media replaced by their number in the request."""
+    count = 0
+    numbered = []
+    for message in messages:
+        parts: list[Text | Image | Video] = []
+        for part in message.parts:
+            if isinstance(part, TextPart):
+                parts.append(Text(part.text))
+            else:
+                parts.append(Image(count) if isinstance(part, ImagePart) else Video(count))
+                count += 1
+        numbered.append(ChatMessage(message.role, tuple(parts)))
+    return numbered
+
+
+def _span_key(salt: bytes, media: PreparedMedia, tile_start: int, num_tiles: int) -> bytes:
+    """Names the embedding of some tiles of a medium: a frame of a clip is a span of its own."""
+    return hashlib.sha256(salt + media.digest + tile_start.to_bytes(4) + num_tiles.to_bytes(4)).digest()
+
+
+def _salt(tenant: str, cache_salt: str) -> bytes:
+    """Prefixes and embeddings are shared within a tenant only; a client's salt narrows that, never widens it."""
+    if not tenant and not cache_salt:
+        return b""
+    return hashlib.sha256(f"{tenant}\n{cache_salt}".encode()).digest()
+
+
+def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
+    error = failures.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,46 @@
+"""One choice's text as its tokens come in: detokenised, cut at stop strings. A pure function of the ids so far, so that
+a worker that takes a job over gets to the same place by pushing what was emitted before."""
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+from schemas.sampling import SamplingParams
+from workers.engine.detokenizer import Detokenizer
+from workers.prompts.stops import StopMatcher
+from workers.tokenizers.base import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What some new tokens brought: text that is stable now, and how many of the tokens belong to the answer (fewer
+    than were pushed when a stop string ended it)."""
+
+    text: str
+    num_tokens: int
+    is_stopped: bool
+
+
+class ReplyText:
+    """The text of one choice. `stop_token_ids` end it without leaving a trace in the text."""
+
+    def __init__(self, tokenizer: Tokenizer, sampling: SamplingParams, stop_token_ids: Set[int]) -> None:
+        self._detokenizer = Detokenizer(tokenizer, sampling.skip_special_tokens)
+        self._stops = StopMatcher(sampling.stop, sampling.include_stop_str_in_output)
+        self._stop_token_ids = stop_token_ids
+
+    def push(self, token_ids: Sequence[int]) -> Piece:
+        """Take in new tokens; those behind a completed stop string are left over."""
+        text = ""
+        for count, token_id in enumerate(token_ids, start=1):
+            if token_id in self._stop_token_ids:
+                continue
+            stable, matched = self._stops.push(self._detokenizer.append([token_id]))
+            text += stable
+            if matched is not None:
+                return Piece(text, count, is_stopped=True)
+        return Piece(text, len(token_ids), is_stopped=False)
+
+    def finish(self) -> str:
+        """What was held back and is text after all, now that no token follows."""
+        stable, matched = self._stops.push(self._detokenizer.finish())
+        return stable if matched is not None else stable + self._stops.flush()
