@@ -21,7 +21,9 @@ class PagedSDPA:
     Call `prepare` once per step, then the object itself once per layer (it is the `attend` of a `Step`).
     """
 
-    def __init__(self, spec: KVSpec, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, spec: KVSpec, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
         self.block_size = block_size
         self.num_blocks = num_blocks
         self._spec = spec
