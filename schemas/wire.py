@@ -37,12 +37,14 @@ def encode(message: ToGateway | ToWorker) -> bytes:
 
 def decode_for_gateway(data: bytes) -> ToGateway:
     """A worker's message. Raises WireError on anything else."""
-    return _decode(_to_gateway, data)
+    message: ToGateway = _decode(_to_gateway, data)
+    return message
 
 
 def decode_for_worker(data: bytes) -> ToWorker:
     """A gateway's message. Raises WireError on anything else."""
-    return _decode(_to_worker, data)
+    message: ToWorker = _decode(_to_worker, data)
+    return message
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:

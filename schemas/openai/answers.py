@@ -49,11 +49,11 @@ class ChoiceLogprobs(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
-class AssistantMessage(msgspec.Struct, frozen=True):
+class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A whole answer's text."""
 
-    content: str
     role: str = "assistant"
+    content: str
     refusal: None = None
 
 
@@ -71,11 +71,11 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a request that does not stream."""
 
     id: str
+    object: str = "chat.completion"
     created: int
     model: str
     choices: list[Choice]
     usage: Usage
-    object: str = "chat.completion"
     system_fingerprint: str | None = None
     prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
 
@@ -101,10 +101,10 @@ class ChatCompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     """One event of a stream."""
 
     id: str
+    object: str = "chat.completion.chunk"
     created: int
     model: str
     choices: tuple[ChunkChoice, ...]
-    object: str = "chat.completion.chunk"
     system_fingerprint: str | None = None
     usage: Usage | None | UnsetType = UNSET
     prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
@@ -114,16 +114,16 @@ class ModelObject(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of /v1/models."""
 
     id: str
+    object: str = "model"
     created: int
     max_model_len: int
     architecture: str
     modalities: tuple[str, ...]
-    object: str = "model"
     owned_by: str = "glimpsed"
 
 
-class ModelList(msgspec.Struct, frozen=True):
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of GET /v1/models."""
 
-    data: list[ModelObject]
     object: str = "list"
+    data: list[ModelObject]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, FailFast, Field
+from pydantic import BeforeValidator, Field
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.openai.content import ChatMessage
@@ -38,7 +38,7 @@ class ChatCompletionRequest(StrictModel):
     """A chat request. Null always means: as if absent."""
 
     model: Annotated[str, Field(min_length=1)]
-    messages: Annotated[list[ChatMessage], FailFast(), Field(min_length=1, max_length=MAX_MESSAGES)]
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)]
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -60,8 +60,8 @@ class ChatCompletionRequest(StrictModel):
     )
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    stop: Annotated[list[StopString], FailFast(), Field(max_length=4), BeforeValidator(_as_list)] | None = None
-    stop_token_ids: Annotated[list[TokenId], FailFast(), Field(max_length=1024)] | None = None
+    stop: Annotated[list[StopString], Field(fail_fast=True, max_length=4), BeforeValidator(_as_list)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=1024)] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, FailFast, Field
+from pydantic import BeforeValidator, Field
 
 from schemas.openai.strict import StrictModel
 
@@ -54,7 +54,9 @@ def _parts(content: Any) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-Content = Annotated[list[ContentPart], FailFast(), Field(min_length=1, max_length=MAX_PARTS), BeforeValidator(_parts)]
+Content = Annotated[
+    list[ContentPart], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS), BeforeValidator(_parts)
+]
 
 
 class ChatMessage(StrictModel):

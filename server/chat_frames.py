@@ -1,0 +1,140 @@
+"""A chat job's events as OpenAI's objects: the parts that a whole answer and a stream have in common, and chunks."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import msgspec
+from msgspec import UNSET
+
+from schemas import events
+from schemas.events import Accepted, Delta, Finished
+from schemas.jobs import ChatJob
+from schemas.openai.answers import (
+    ChatCompletionChunk,
+    ChoiceLogprobs,
+    ChunkChoice,
+    ChunkDelta,
+    PromptTokensDetails,
+    TokenLogprob,
+    TopLogprob,
+    Usage,
+)
+
+MIN_LOGPROB = -9999.0
+"""What stands for minus infinity, which JSON cannot say."""
+
+_encode = msgspec.json.Encoder().encode
+
+
+def answer_id(job: ChatJob) -> str:
+    """The id of an answer; it does not change when the job is taken over."""
+    return f"chatcmpl-{job.job_id}"
+
+
+def unix_time_s() -> int:
+    """The time of an answer's `created`."""
+    return int(time.time())
+
+
+def usage(accepted: Accepted, completion_tokens: int, cached_tokens: int = 0) -> Usage:
+    """The token counts of a request."""
+    details = PromptTokensDetails(cached_tokens, accepted.image_tokens, accepted.video_tokens)
+    total = accepted.prompt_tokens + completion_tokens
+    return Usage(accepted.prompt_tokens, completion_tokens, total, details)
+
+
+def openai_logprobs(tokens: Iterable[events.TokenLogprob]) -> ChoiceLogprobs:
+    """Log probabilities in OpenAI's shape."""
+    return ChoiceLogprobs(
+        [
+            TokenLogprob(
+                token=token.token,
+                logprob=max(token.logprob, MIN_LOGPROB),
+                bytes=list(token.token_bytes),
+                top_logprobs=[
+                    TopLogprob(one.token, max(one.logprob, MIN_LOGPROB), list(one.token_bytes)) for one in token.top
+                ],
+            )
+            for token in tokens
+        ]
+    )
+
+
+class ChunkWriter:
+    """The frames of one stream: `data: {chunk}` lines, ready to be sent."""
+
+    def __init__(self, job: ChatJob, *, include_usage: bool, continuous_usage: bool) -> None:
+        self._job = job
+        self._id = answer_id(job)
+        self._created = unix_time_s()
+        self._include_usage = include_usage
+        self._continuous_usage = continuous_usage
+        self._accepted = Accepted(job_id=job.job_id, epoch=0, seq=0, prompt_tokens=0)
+        self._num_completion_tokens = 0
+
+    def frames(self, event: events.Event) -> Iterator[bytes]:
+        """What a client is told of an event. Failures are not told here."""
+        match event:
+            case Accepted():
+                yield from self._begin(event)
+            case Delta():
+                yield from self._go_on(event)
+            case Finished():
+                yield from self._end(event)
+
+    def _begin(self, accepted: Accepted) -> Iterator[bytes]:
+        self._accepted = accepted
+        for index in range(self._job.n):
+            choice = ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=""))
+            prompt_token_ids = accepted.prompt_token_ids if index == 0 and self._job.return_token_ids else None
+            yield self._frame((choice,), prompt_token_ids)
+
+    def _go_on(self, delta: Delta) -> Iterator[bytes]:
+        self._num_completion_tokens += len(delta.token_ids)
+        wants_ids = self._job.return_token_ids
+        if delta.text or delta.logprobs or (wants_ids and delta.token_ids):
+            yield self._frame(
+                (
+                    ChunkChoice(
+                        index=delta.index,
+                        delta=ChunkDelta(content=delta.text),
+                        logprobs=openai_logprobs(delta.logprobs) if delta.logprobs else None,
+                        token_ids=delta.token_ids if wants_ids else UNSET,
+                    ),
+                )
+            )
+        if delta.finish_reason is not None:
+            yield self._frame(
+                (
+                    ChunkChoice(
+                        index=delta.index,
+                        delta=ChunkDelta(),
+                        finish_reason=delta.finish_reason,
+                        token_ids=() if wants_ids else UNSET,
+                    ),
+                )
+            )
+
+    def _end(self, finished: Finished) -> Iterator[bytes]:
+        if self._include_usage:
+            counts = usage(self._accepted, finished.completion_tokens, finished.cached_tokens)
+            yield self._frame((), counts=counts)
+        yield b"data: [DONE]\n\n"
+
+    def _frame(
+        self,
+        choices: tuple[ChunkChoice, ...],
+        prompt_token_ids: tuple[int, ...] | None = None,
+        counts: Usage | None = None,
+    ) -> bytes:
+        if self._continuous_usage and counts is None:
+            counts = usage(self._accepted, self._num_completion_tokens)
+        chunk = ChatCompletionChunk(
+            id=self._id,
+            created=self._created,
+            model=self._job.model,
+            choices=choices,
+            usage=counts if self._include_usage or self._continuous_usage else UNSET,
+            prompt_token_ids=UNSET if prompt_token_ids is None else prompt_token_ids,
+        )
+        return b"data: " + _encode(chunk) + b"\n\n"

@@ -1,0 +1,107 @@
+"""Error code -> HTTP status and OpenAI error type, in one table; and the bodies and handlers that use it.
+
+Never 422, never a traceback: a validation failure is a 400 that names the field, anything unforeseen a plain 500.
+"""
+
+import math
+
+import msgspec
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from schemas.errors import ErrorCode, GlimpsedError, Overloaded, RequestError, Unavailable
+from schemas.events import Failed
+
+BAD_REQUEST = (400, "invalid_request_error")
+
+ANSWERS: dict[ErrorCode, tuple[int, str]] = {
+    ErrorCode.INVALID_API_KEY: (401, "authentication_error"),
+    ErrorCode.FORBIDDEN: (403, "permission_error"),
+    ErrorCode.MODEL_NOT_FOUND: (404, "invalid_request_error"),
+    ErrorCode.NOT_FOUND: (404, "invalid_request_error"),
+    ErrorCode.METHOD_NOT_ALLOWED: (405, "invalid_request_error"),
+    ErrorCode.REQUEST_TIMEOUT: (408, "invalid_request_error"),
+    ErrorCode.REQUEST_TOO_LARGE: (413, "invalid_request_error"),
+    ErrorCode.URI_TOO_LONG: (414, "invalid_request_error"),
+    ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, "invalid_request_error"),
+    ErrorCode.RATE_LIMIT_EXCEEDED: (429, "rate_limit_error"),
+    ErrorCode.QUEUE_FULL: (429, "rate_limit_error"),
+    ErrorCode.HEADERS_TOO_LARGE: (431, "invalid_request_error"),
+    ErrorCode.CANCELLED: (499, "server_error"),
+    ErrorCode.ENGINE_ERROR: (500, "server_error"),
+    ErrorCode.INTERNAL_ERROR: (500, "server_error"),
+    ErrorCode.UNAVAILABLE: (503, "server_error"),
+    ErrorCode.DEADLINE_EXCEEDED: (504, "server_error"),
+}
+"""Codes that are missing here are about the request or its media: BAD_REQUEST."""
+
+_HTTP_CODES = {
+    401: ErrorCode.INVALID_API_KEY,
+    403: ErrorCode.FORBIDDEN,
+    404: ErrorCode.NOT_FOUND,
+    405: ErrorCode.METHOD_NOT_ALLOWED,
+    413: ErrorCode.REQUEST_TOO_LARGE,
+    415: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
+}
+_CLOSING = {ErrorCode.REQUEST_TIMEOUT, ErrorCode.REQUEST_TOO_LARGE}
+"""Answers given while the client may still be sending: the connection cannot be used again."""
+
+
+def error_body(error: GlimpsedError) -> bytes:
+    """OpenAI's error object as JSON."""
+    _, kind = ANSWERS.get(error.code, BAD_REQUEST)
+    return msgspec.json.encode(
+        {"error": {"message": error.message, "type": kind, "param": error.param, "code": str(error.code)}}
+    )
+
+
+def error_response(error: GlimpsedError, headers: dict[str, str] | None = None) -> Response:
+    """The whole answer for an error."""
+    status, _ = ANSWERS.get(error.code, BAD_REQUEST)
+    all_headers = dict(headers or {})
+    if isinstance(error, Overloaded | Unavailable):
+        all_headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.code in _CLOSING:
+        all_headers["connection"] = "close"
+    return Response(error_body(error), status, all_headers, "application/json")
+
+
+def internal_error() -> GlimpsedError:
+    """What a client learns of a fault that nobody foresaw."""
+    return GlimpsedError(ErrorCode.INTERNAL_ERROR, "The server failed on this request; the failure was logged.")
+
+
+def from_event(event: Failed) -> GlimpsedError:
+    """A worker's failure as an error of ours. A code that is not in the tree counts as an engine error."""
+    try:
+        code = ErrorCode(event.code)
+    except ValueError:
+        code = ErrorCode.ENGINE_ERROR
+    if code is ErrorCode.UNAVAILABLE:
+        return Unavailable(event.message)
+    if code is ErrorCode.QUEUE_FULL:
+        return Overloaded(event.message, retry_after_s=1.0)
+    return GlimpsedError(code, event.message, event.param)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer our errors and the framework's own in one form."""
+    app.add_exception_handler(GlimpsedError, _answer_ours)
+    app.add_exception_handler(HTTPException, _answer_frameworks)
+
+
+async def _answer_ours(_: Request, error: Exception) -> Response:
+    assert isinstance(error, GlimpsedError)
+    return error_response(error)
+
+
+async def _answer_frameworks(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = _HTTP_CODES.get(error.status_code, ErrorCode.INVALID_REQUEST)
+    message = {
+        ErrorCode.NOT_FOUND: "There is no such path here.",
+        ErrorCode.METHOD_NOT_ALLOWED: "This path does not take this method.",
+    }.get(code, "The request cannot be served.")
+    return error_response(RequestError(code, message), dict(error.headers or {}))

@@ -1,0 +1,144 @@
+"""The ledger of jobs in flight: what each client was given, and what happens when a worker is lost.
+
+Events are delivered in one task and one synchronous step each. An event is believed only if it belongs to the job's
+present epoch and continues exactly what came before; an older epoch's is dropped, a gap counts as a lost worker. A
+lost job is submitted again, before all that waits, with the token ids that its client already has. A job that was
+with two lost workers may be what kills them and is failed.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from schemas.errors import EngineError, ErrorCode, GlimpsedError, Unavailable
+from schemas.events import Event
+from schemas.jobs import Job
+from server.errors import internal_error
+from server.job_stream import JobStream
+from server.metrics import JobMetrics
+from server.transport.base import JobLost, JobQueue
+
+MAX_LOSSES = 2
+
+logger = logging.getLogger(__name__)
+
+
+class Inflight:
+    """Every job between its submission and its end, by id."""
+
+    def __init__(self, queue: JobQueue, metrics: JobMetrics) -> None:
+        self._queue = queue
+        self._metrics = metrics
+        self._streams: dict[str, JobStream] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @asynccontextmanager
+    async def open(self, job: Job) -> AsyncIterator[JobStream]:
+        """Submit a job and yield its stream; left before the end, the job is cancelled.
+
+        Raises Overloaded when the queue is full, Unavailable when this gateway hears from no worker any more.
+        """
+        if self._is_closed:
+            raise Unavailable("The server is about to leave.")
+        loop = asyncio.get_running_loop()
+        stream = JobStream(job, loop.time, self._metrics.watch(job.model))
+        self._streams[job.job_id] = stream
+        deadline = loop.call_at(stream.deadline_s, self._expire, stream)
+        try:
+            await self._queue.submit(job)
+            yield stream
+        finally:
+            deadline.cancel()
+            await self.abandon(stream)
+
+    async def abandon(self, stream: JobStream) -> None:
+        """Forget a job whose client is gone or done; whatever still works on it stops."""
+        if self._streams.pop(stream.job.job_id, None) is not None and not stream.is_over:
+            stream.fail(GlimpsedError(ErrorCode.CANCELLED, "The client left."))
+            await self._queue.cancel(stream.job.job_id)
+
+    async def run(self) -> None:
+        """Deliver what the queue brings until it closes; then nothing can be served any more."""
+        try:
+            async for message in self._queue.messages():
+                self.deliver(message)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Fail what is in flight and admit nothing more."""
+        self._is_closed = True
+        for stream in self._streams.values():
+            stream.fail(Unavailable("The server is about to leave."))
+
+    def deliver(self, message: Event | JobLost) -> None:
+        """Take one message of the queue into the ledger."""
+        stream = self._streams.get(message.job_id)
+        if stream is None or stream.is_over or message.epoch != stream.job.epoch:
+            self._metrics.stale_events.inc()
+        elif isinstance(message, JobLost):
+            self._recover(stream, is_still_held=False)
+        elif stream.continues_with(message):
+            stream.append(message)
+            if stream.is_overrun:
+                self._give_up(stream, GlimpsedError(ErrorCode.CANCELLED, "The client reads too slowly."))
+        elif message.seq < stream.next_seq:
+            self._metrics.stale_events.inc()
+        else:
+            logger.warning("job %s: events missing before seq %d", message.job_id, message.seq)
+            self._recover(stream, is_still_held=True)
+
+    def _recover(self, stream: JobStream, *, is_still_held: bool) -> None:
+        self._metrics.jobs_lost.inc()
+        stream.num_losses += 1
+        if stream.num_losses >= MAX_LOSSES:
+            logger.error("job %s was with %d lost workers; it is failed", stream.job.job_id, stream.num_losses)
+            error = EngineError("The workers that served this request failed.")
+            if is_still_held:
+                self._give_up(stream, error)
+            else:
+                stream.fail(error)
+            return
+        stream.begin_next_epoch()
+        self._spawn(self._resubmit(stream, is_still_held))
+
+    async def _resubmit(self, stream: JobStream, is_still_held: bool) -> None:
+        try:
+            if is_still_held:
+                await self._queue.cancel(stream.job.job_id)
+            if self._streams.get(stream.job.job_id) is stream and not stream.is_over:
+                job = msgspec.structs.replace(stream.job, timeout_s=stream.time_left_s())
+                await self._queue.submit(job, front=True)
+                self._metrics.jobs_resumed.inc()
+        except GlimpsedError as error:
+            stream.fail(error)
+        except Exception:
+            stream.fail(internal_error())
+            raise
+
+    def _expire(self, stream: JobStream) -> None:
+        is_served = any(worker.card.name == stream.job.model for worker in self._queue.workers())
+        self._give_up(stream, stream.overdue(is_served))
+
+    def _give_up(self, stream: JobStream, error: GlimpsedError) -> None:
+        if not stream.is_over:
+            stream.fail(error)
+            self._spawn(self._queue.cancel(stream.job.job_id))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._settle)
+
+    def _settle(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("the queue failed: %s", type(error).__name__, exc_info=error)

@@ -1,0 +1,133 @@
+"""One job's way from the ledger to its client: what was given so far, and what waits to be taken."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from schemas.errors import DeadlineExceeded, GlimpsedError
+from schemas.events import Accepted, Delta, Event, Failed, Finished
+from schemas.jobs import EmittedChoice, Job
+from server.errors import from_event
+from server.metrics import JobWatch
+
+MAX_WAITING_EVENTS = 8192
+"""Events that a client may lag behind before it is dropped: a few megabytes at most."""
+
+
+class ChoiceLedger:
+    """What the client was given of one choice."""
+
+    __slots__ = ("is_finished", "token_ids")
+
+    def __init__(self) -> None:
+        self.token_ids: list[int] = []
+        self.is_finished = False
+
+
+class JobStream:
+    """Events of one job, in order and without a gap, over all its epochs.
+
+    The ledger's side calls continues_with, append, fail and begin_next_epoch; the client's side calls take.
+    """
+
+    def __init__(self, job: Job, clock: Callable[[], float], watch: JobWatch) -> None:
+        self.job = job
+        self.next_seq = 0
+        self.num_losses = 0
+        self.deadline_s = clock() + job.timeout_s
+        self.is_over = False
+        """No event will be appended any more: finished, failed or abandoned."""
+        self._clock = clock
+        self._watch = watch
+        self._choices = [ChoiceLedger() for _ in range(job.n)]
+        self._is_accepted = False
+        self._waiting: list[Event] = []
+        self._failure: GlimpsedError | None = None
+        self._news = asyncio.Event()
+
+    @property
+    def is_overrun(self) -> bool:
+        """Whether the client lags too far behind."""
+        return len(self._waiting) > MAX_WAITING_EVENTS
+
+    def time_left_s(self) -> float:
+        """Seconds until the deadline, not negative."""
+        return max(0.0, self.deadline_s - self._clock())
+
+    async def take(self, patience_s: float | None = None) -> list[Event]:
+        """What has come since the last call, at least one event; none if nothing comes for `patience_s`.
+
+        After Finished, do not call again. Raises the error with which the job ended, once all events are taken.
+        """
+        if not self._waiting and self._failure is None:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(patience_s):
+                    await self._news.wait()
+            except TimeoutError:
+                return []
+        if self._waiting:
+            events, self._waiting = self._waiting, []
+            return events
+        assert self._failure is not None
+        raise self._failure
+
+    def continues_with(self, event: Event) -> bool:
+        """Whether an event of this epoch follows on what is there."""
+        if event.seq != self.next_seq or isinstance(event, Accepted) != (event.seq == 0):
+            return isinstance(event, Failed) and event.seq == self.next_seq
+        if isinstance(event, Delta):
+            if not 0 <= event.index < len(self._choices):
+                return False
+            choice = self._choices[event.index]
+            return not choice.is_finished and event.start == len(choice.token_ids)
+        if isinstance(event, Finished):
+            return all(choice.is_finished for choice in self._choices)
+        return True
+
+    def append(self, event: Event) -> None:
+        """Add an event that continues the stream."""
+        self.next_seq += 1
+        if isinstance(event, Accepted) and self._is_accepted:
+            return  # A later epoch's: the client has heard.
+        self._watch.saw(event)
+        match event:
+            case Accepted():
+                self._is_accepted = True
+            case Delta():
+                choice = self._choices[event.index]
+                choice.token_ids.extend(event.token_ids)
+                choice.is_finished = event.finish_reason is not None
+            case Finished():
+                self.is_over = True
+            case Failed():
+                self.fail(from_event(event))
+                return
+        self._waiting.append(event)
+        self._news.set()
+
+    def fail(self, error: GlimpsedError) -> None:
+        """End the stream with an error; the first end counts."""
+        if not self.is_over:
+            self.is_over = True
+            self._failure = error
+            self._news.set()
+
+    def begin_next_epoch(self) -> None:
+        """Make the job one that goes on where this one stands, for another worker."""
+        emitted = tuple(
+            EmittedChoice(index, tuple(choice.token_ids), choice.is_finished)
+            for index, choice in enumerate(self._choices)
+            if choice.token_ids or choice.is_finished
+        )
+        self.job = msgspec.structs.replace(self.job, epoch=self.job.epoch + 1, emitted=emitted)
+        self.next_seq = 0
+
+    def overdue(self, is_served: bool) -> DeadlineExceeded:
+        """The error of a job whose time is over."""
+        if self._is_accepted:
+            return DeadlineExceeded("The request's time was over before the answer was complete.")
+        if is_served:
+            return DeadlineExceeded("The request's time was over before its turn came.")
+        return DeadlineExceeded("No worker for this model came in time.")

@@ -1,0 +1,102 @@
+"""A request's body as plain Python values: bounded in bytes, time, depth and number of values, and strictly JSON.
+
+Of duplicate keys the last one wins. NaN, numbers out of range, a byte-order mark, bad UTF-8 and lone surrogates are
+not JSON here. Nothing of the body is repeated in an error.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+
+from schemas.errors import ErrorCode, GlimpsedError, RequestError
+
+MAX_DEPTH = 64
+MAX_VALUES = 100_000
+IDLE_S = 15.0
+MIN_BYTES_PER_S = 1024
+
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_decoder = msgspec.json.Decoder()
+
+
+async def read_json(request: Request, max_bytes: int, idle_s: float = IDLE_S) -> Any:
+    """The decoded body. Raises RequestError (400, 408, 413, 415); CANCELLED when the client leaves early."""
+    _check_headers(request, max_bytes)
+    return decode_json(await _read(request, max_bytes, idle_s))
+
+
+def decode_json(body: bytes) -> Any:
+    """Strict JSON within MAX_DEPTH and MAX_VALUES. Raises RequestError."""
+    if _num_separators(body) > MAX_VALUES and _num_separators(_STRING.sub(b"", body)) > MAX_VALUES:
+        raise _invalid(f"it has more than {MAX_VALUES} values")
+    try:
+        value = _decoder.decode(body)
+    except RecursionError:
+        raise _invalid(f"it is nested deeper than {MAX_DEPTH}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+        raise _invalid("it is not valid JSON") from None
+    if _is_deeper(value, MAX_DEPTH):
+        raise _invalid(f"it is nested deeper than {MAX_DEPTH}")
+    return value
+
+
+def _check_headers(request: Request, max_bytes: int) -> None:
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise RequestError(ErrorCode.UNSUPPORTED_MEDIA_TYPE, "Request bodies cannot be compressed.")
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise RequestError(ErrorCode.INVALID_REQUEST, "The content type should be 'application/json'.")
+    length = request.headers.get("content-length", "0")
+    if not (length.isascii() and length.isdigit()) or int(length[:20]) > max_bytes:
+        raise _too_large(max_bytes)
+
+
+async def _read(request: Request, max_bytes: int, idle_s: float) -> bytes:
+    clock = asyncio.get_running_loop().time
+    start_s = clock()
+    body = bytearray()
+    chunks = request.stream()
+    try:
+        while True:
+            # Neither a pause nor a trickle may hold the connection.
+            latest_s = start_s + idle_s + len(body) / MIN_BYTES_PER_S
+            async with asyncio.timeout_at(min(clock() + idle_s, latest_s)):
+                chunk = await anext(chunks, None)
+            if chunk is None:
+                return bytes(body)
+            body += chunk
+            if len(body) > max_bytes:
+                raise _too_large(max_bytes)
+    except TimeoutError:
+        raise RequestError(ErrorCode.REQUEST_TIMEOUT, "The body did not arrive in time.") from None
+    except ClientDisconnect:
+        raise GlimpsedError(ErrorCode.CANCELLED, "The client left before the end of its body.") from None
+
+
+def _num_separators(body: bytes) -> int:
+    """At least the number of values in the body, less one."""
+    return body.count(b",") + body.count(b"[") + body.count(b"{")
+
+
+def _is_deeper(value: Any, max_depth: int) -> bool:
+    level = [value]
+    for _ in range(max_depth + 1):
+        level = [
+            child
+            for node in level
+            if isinstance(node, dict | list)
+            for child in (node.values() if isinstance(node, dict) else node)
+        ]
+        if not level:
+            return False
+    return True
+
+
+def _invalid(reason: str) -> RequestError:
+    return RequestError(ErrorCode.INVALID_JSON, f"The body could not be read: {reason}.")
+
+
+def _too_large(max_bytes: int) -> RequestError:
+    return RequestError(ErrorCode.REQUEST_TOO_LARGE, f"The body should have at most {max_bytes} bytes.")

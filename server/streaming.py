@@ -1,0 +1,101 @@
+"""A chat job's events as server-sent events, written as they come.
+
+The status is sent once the job is accepted; a failure before that is an ordinary error answer. A later one is an
+error event and the end of the stream, without [DONE].
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from schemas.errors import GlimpsedError
+from schemas.events import Event, Finished
+from schemas.jobs import ChatJob
+from server.chat_frames import ChunkWriter
+from server.errors import error_body
+from server.inflight import Inflight
+from server.job_stream import JobStream
+
+KEEP_ALIVE = b": keep-alive\n\n"
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """keep_alive_s: silence after which a comment is sent. stall_s: how long a client may not read before it is
+    dropped."""
+
+    keep_alive_s: float = 15.0
+    stall_s: float = 30.0
+
+
+@asynccontextmanager
+async def cancel_on_disconnect(receive: Receive, inflight: Inflight, stream: JobStream) -> AsyncIterator[None]:
+    """While inside, the client's leaving ends the job at once. The request's body must have been read."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await inflight.abandon(stream)
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+        with suppress(asyncio.CancelledError):
+            await watcher
+
+
+class ChatStream(Response):
+    """The streamed answer to one chat job; `place` is held until its end."""
+
+    def __init__(
+        self,
+        job: ChatJob,
+        inflight: Inflight,
+        writer: ChunkWriter,
+        patience: Patience,
+        place: AbstractContextManager[None],
+    ) -> None:
+        super().__init__()
+        self._job = job
+        self._inflight = inflight
+        self._writer = writer
+        self._patience = patience
+        self._place = place
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve. Raises the job's error if it fails before it is accepted."""
+        with self._place:
+            async with self._inflight.open(self._job) as stream, cancel_on_disconnect(receive, self._inflight, stream):
+                events = await stream.take()
+                await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+                # A client that is gone or does not read is not told; leaving cancels the job.
+                with suppress(OSError, TimeoutError):
+                    await self._write(stream, events, send)
+
+    async def _write(self, stream: JobStream, events: list[Event], send: Send) -> None:
+        try:
+            while True:
+                frames = b"".join(frame for event in events for frame in self._writer.frames(event))
+                is_last = bool(events) and isinstance(events[-1], Finished)
+                await self._send(send, frames if events else KEEP_ALIVE, is_last)
+                if is_last:
+                    return
+                events = await stream.take(self._patience.keep_alive_s)
+        except GlimpsedError as error:
+            await self._send(send, b"data: " + error_body(error) + b"\n\n", is_last=True)
+
+    async def _send(self, send: Send, body: bytes, is_last: bool) -> None:
+        if body:
+            async with asyncio.timeout(self._patience.stall_s):
+                await send({"type": "http.response.body", "body": body, "more_body": not is_last})
