@@ -120,7 +120,7 @@ class BlockManager:
 
         sequences: all that may hold blocks; with them the holders are counted too.
         """
-        states = Counter(self._blank) + Counter(self._cached)
+        states = Counter([*self._blank, *self._cached])
         states.update(block for block, holders in enumerate(self._num_holders) if holders)
         _require(states == Counter(range(self.num_blocks)), "a block is in no state, or in two")
         _require(all(self._hashes[block] is None for block in self._blank), "a blank block has a hash")

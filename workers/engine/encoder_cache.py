@@ -76,8 +76,9 @@ class EncoderCache:
             self._pending.remove(key)
             self._settle(key)
 
-    def discard(self, keys: Iterable[bytes]) -> None:
-        """The step failed: forget its items, whoever uses them."""
+    def discard(self, keys: Iterable[bytes], dropped: Iterable[bytes]) -> None:
+        """The step failed: forget its items, whoever uses them, and report anew what its plan said to drop."""
+        self._dropped.extend(dropped)
         for key in keys:
             self._pending.remove(key)
             self._users.pop(key, None)

@@ -1,19 +1,19 @@
 """Who runs in the next step, and with how many tokens. Decides; the runner computes. No tensors, no clock, no settings.
 
 Everything goes by order = (priority, arrival); within one priority nobody overtakes.
-- Every running sequence that decodes gets its token in every step. What is left of the token budget goes to prefills and
-  new admissions in order, in chunks.
-- A sequence is admitted when there is a seat and pages for all its tokens, so only decoding ever runs out of pages. One
-  page for each running sequence is kept free on admission, lest the next step has to preempt.
-- Out of pages: the last running sequence in order loses all of its own, perhaps the one that asked, and starts over from
-  what the prefix cache still has; its outputs stay. A waiting sequence of a higher priority takes seats and pages from
-  running ones of a lower priority in the same way.
-- The vision tower runs for the spans that a step's chunks touch. A chunk ends before a span that can be neither found nor
-  encoded in this step, and then nobody behind it encodes, so that a large item cannot starve. The first item of a step
-  always may be encoded, whatever its size.
+- Every running sequence that decodes gets its token in every step. What is left of the token budget goes to prefills
+  and new admissions in order, in chunks.
+- A sequence is admitted when there is a seat and pages for all its tokens, so only decoding ever runs out of pages.
+  One page for each running sequence is kept free on admission, lest the next step has to preempt.
+- Out of pages: the last running sequence in order loses all of its own, perhaps the one that asked, and starts over
+  from what the prefix cache still has; its outputs stay. A waiting sequence of a higher priority takes seats and pages
+  from running ones of a lower priority in the same way.
+- The vision tower runs for the spans that a step's chunks touch. A chunk ends before a span that can be neither found
+  nor encoded in this step, and then nobody behind it encodes, so that a large item cannot starve. The first item of a
+  step may be larger than the step's budget.
 
-Progress: the first sequence in order can always take the pages of all others, and what others hold of the encoder cache
-is let go as they pass their spans. So any sequence that fits the pool alone completes.
+Progress: the first sequence in order can always take the pages of all others, and what others hold of the encoder
+cache is let go as they pass their spans. So any sequence that fits the pool alone completes.
 """
 
 from bisect import insort
@@ -171,7 +171,10 @@ class Scheduler:
 
     def discard(self, plan: StepPlan) -> None:
         """Forget a step that failed: nothing of it counts as computed or encoded, and the next plan may repeat it."""
-        self._encoder_cache.discard(item.key for item in plan.encode)
+        self._encoder_cache.discard((item.key for item in plan.encode), plan.drop_embeddings)
+        for chunk in plan.chunks:
+            for item in chunk.seq.media_between(chunk.start, chunk.end):
+                self._encoder_cache.release(item.key, chunk.seq.request_id)
 
     def _is_waiting_next(self, index: int, step: _Step) -> bool:
         """Whether the first waiting sequence comes before the running one at `index` and may be tried."""

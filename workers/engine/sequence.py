@@ -58,8 +58,8 @@ class Sequence:
     media: ascending by start, not overlapping, inside the prompt.
     priority: lower runs sooner; `arrival` (set by the scheduler) breaks ties.
     cache_salt: sequences share cached prefixes only with those of the same salt.
-    rope_regime: key of token p is rotated for the length n(p) = max(num_prompt_tokens, p + 1). rope_regime(n) is 0 where
-        that rotation is the plain one, any other int where it depends on n. None: plain at every length.
+    rope_regime: the key of token p is rotated for the length n(p) = max(num_prompt_tokens, p + 1). rope_regime(n) is 0
+        where that rotation is the plain one, any other int where it is not. None: plain at every length.
     sampling: opaque here.
     num_computed_tokens: tokens whose keys and values are in the pool, from the front.
     num_cached_tokens: prompt tokens found in the prefix cache at the first admission (for usage).
