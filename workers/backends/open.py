@@ -1,0 +1,40 @@
+"""Puts an engine together for a loaded model."""
+
+import os
+
+import torch
+
+from workers.attention.paged_sdpa import PagedSDPA
+from workers.backends.native import NativeBackend
+from workers.backends.sizing import EngineLimits
+from workers.engine.block_manager import BlockManager
+from workers.engine.encoder_cache import EncoderCache
+from workers.engine.engine import Engine
+from workers.engine.runner import Runner
+from workers.engine.scheduler import Scheduler
+from workers.models.base import VisionLanguageModel
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def free_bytes(device: torch.device) -> int:
+    """What a model's K/V pool may count on: free memory of a GPU, half of the machine's memory for a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def open_backend(model: VisionLanguageModel, limits: EngineLimits, enable_prefix_cache: bool) -> NativeBackend:
+    """The engine with its K/V pool, not yet started. Call it inside the event loop that will use it."""
+    block_manager = BlockManager(limits.num_blocks, limits.block_size, enable_prefix_cache)
+    encoder_cache = EncoderCache(limits.encoder_cache_bytes, model.hidden_size * model.dtype.itemsize)
+    scheduler = Scheduler(
+        block_manager, encoder_cache, limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_encode_tokens
+    )
+    attention = PagedSDPA(model.kv_spec, limits.num_blocks, limits.block_size, model.dtype, model.device)
+    return NativeBackend(Engine(scheduler, block_manager, Runner(model, attention)))

@@ -1,0 +1,105 @@
+"""Opens a checkpoint for serving: weights, tokenizer, family, engine, media; one handler that answers its jobs."""
+
+import asyncio
+import time
+from pathlib import Path
+
+from schemas.control import ModelCard
+from schemas.jobs import Job
+from workers.backends.native import NativeBackend
+from workers.backends.open import free_bytes, open_backend, pick_device
+from workers.backends.sizing import Asked, size_engine
+from workers.families.registry import open_family
+from workers.handlers.base import JobHandler, ModelLoadError, Publish, Stats
+from workers.handlers.defaults import SamplingDefaults, read_sampling_defaults
+from workers.handlers.generate import Generator
+from workers.handlers.prepare import Preparer
+from workers.media.pipeline import MediaPipeline
+from workers.models.base import ModelError
+from workers.models.config import read_config
+from workers.models.registry import resolve_architecture
+from workers.settings import WorkerSettings
+from workers.tokenizers.base import TokenizerError
+from workers.tokenizers.load import load_tokenizer
+from workers.weights.load import load_model
+from workers.weights.resolve import resolve_checkpoint
+
+
+class ChatHandler:
+    """Answers jobs with one model; see `JobHandler`."""
+
+    def __init__(self, card: ModelCard, generator: Generator, backend: NativeBackend, media: MediaPipeline) -> None:
+        self.card = card
+        self.fatal = backend.fatal
+        self._generator = generator
+        self._backend = backend
+        self._media = media
+
+    async def run(self, job: Job, publish: Publish) -> None:
+        """Answer a job; see `Generator.run`."""
+        await self._generator.run(job, publish)
+
+    def stats(self) -> Stats:
+        """How busy the engine and the media pipeline are now."""
+        now = self._backend.stats()
+        return Stats(now.running, now.waiting, now.kv_usage)
+
+    async def close(self) -> None:
+        """Stop the engine's thread and the decode processes."""
+        await self._backend.close()
+        await self._media.close()
+
+
+async def open_handler(settings: WorkerSettings) -> JobHandler:
+    """Load what the settings name and start serving it. Raises ModelLoadError with one line for the operator."""
+    try:
+        return await _open(settings)
+    except (ModelError, TokenizerError) as error:
+        raise ModelLoadError(str(error)) from error
+
+
+async def _open(settings: WorkerSettings) -> ChatHandler:
+    folder = await asyncio.to_thread(resolve_checkpoint, settings.model)
+    config = read_config(folder)
+    tokenizer = load_tokenizer(folder)
+    device = pick_device(settings.device)
+    model = await asyncio.to_thread(load_model, folder, device, settings.dtype, settings.load_format)
+    family = open_family(config, tokenizer, model)
+    limits = size_engine(
+        Asked(
+            settings.max_model_len,
+            settings.kv_cache_memory,
+            settings.num_kv_blocks,
+            settings.block_size,
+            settings.max_num_seqs,
+            settings.max_num_batched_tokens,
+        ),
+        device.type == "cuda",
+        free_bytes(device),
+        model.kv_spec.bytes_per_token(model.dtype),
+        model.max_position_embeddings,
+        model.rope_extends,
+    )
+    backend = open_backend(model, limits, enable_prefix_cache=not settings.no_prefix_cache)
+    media = MediaPipeline(
+        allowed_root=settings.allowed_local_media_path, private_hosts=settings.allow_private_media_hosts
+    )
+    await media.start()
+    backend.start()
+    longest = max(len(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocab_size))
+    preparer = Preparer(family, media, limits.max_model_len, max(longest, 1))
+    defaults = _defaults(folder, settings, family.stop_token_ids)
+    generator = Generator(preparer, backend, tokenizer, defaults, limits.max_model_len, model.rope_regime)
+    card = ModelCard(
+        name=settings.name,
+        max_model_len=limits.max_model_len,
+        created=int(time.time()),
+        architecture=resolve_architecture(config),
+    )
+    return ChatHandler(card, generator, backend, media)
+
+
+def _defaults(folder: Path, settings: WorkerSettings, stop_token_ids: frozenset[int]) -> SamplingDefaults:
+    if settings.generation_config == "openai":
+        return SamplingDefaults(stop_token_ids)
+    return read_sampling_defaults(folder, stop_token_ids)
