@@ -3,8 +3,7 @@
 from enum import StrEnum
 
 from schemas.errors import ErrorCode, MediaError
-
-from .types import MediaKind
+from workers.media.types import MediaKind
 
 
 class Failure(StrEnum):
@@ -22,5 +21,5 @@ class Failure(StrEnum):
 
 
 def media_error(kind: MediaKind, failure: Failure, message: str, param: str | None = None) -> MediaError:
-    """`message` goes to the client: what was wrong and what would be right, never an address, path or library's words."""
+    """`message` goes to the client: what was wrong, what would be right; no address, path or library's words."""
     return MediaError(ErrorCode(failure.format(kind.value)), message, param)

@@ -7,12 +7,21 @@ too loose for a server, so the limits here come first.
 import warnings
 from typing import BinaryIO
 
-from PIL import Image
+# The plugins register the readers; nothing can be imported late, once the decode process has locked itself in.
+from PIL import (
+    BmpImagePlugin,  # noqa: F401
+    GifImagePlugin,  # noqa: F401
+    Image,
+    JpegImagePlugin,  # noqa: F401
+    MpoImagePlugin,  # noqa: F401
+    PngImagePlugin,  # noqa: F401
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
 
 from schemas.errors import MediaError
-
-from .failures import Failure, media_error
-from .types import MediaKind
+from workers.media.failures import Failure, media_error
+from workers.media.types import MediaKind
 
 MAX_PIXELS = 40_000_000
 MAX_SIDE = 16_384
@@ -100,7 +109,7 @@ def _check_size(width: int, height: int) -> None:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(_ORIENTATION_TAG, 1)
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # broken metadata are no reason to refuse a picture
         return 1
 

@@ -11,12 +11,9 @@ def apply_display_matrix(picture: np.ndarray, matrix: bytes | None) -> np.ndarra
     `matrix`: nine int32 a b u c d v x y w, 16.16 fixed point; a pixel (x, y) is shown at (ax + cy, bx + dy)
     (ISO/IEC 14496-12, 6.2.2; FFmpeg's display.h).
     """
-    if matrix is None:
+    if matrix is None or len(matrix) != 36:
         return picture
-    values = bytes(matrix)
-    if len(values) != 36:
-        return picture
-    a, b, _, c, d, *_ = (_sign(value) for value in struct.unpack("=9i", values))
+    a, b, _, c, d, *_ = (_sign(value) for value in struct.unpack("=9i", matrix))
     if a and d and not b and not c:
         return picture[:: _step(d), :: _step(a)]
     if b and c and not a and not d:

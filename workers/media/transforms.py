@@ -10,12 +10,12 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from .failures import Failure, media_error
-from .frames import frame_indices
-from .image import open_image
-from .tiling import choose_grid, count_tiles, write_tiles
-from .types import ImageOptions, Layout, MediaKind, VideoOptions
-from .video import open_clip, translated_errors
+from workers.media.failures import Failure, media_error
+from workers.media.frames import frame_indices
+from workers.media.image import open_image
+from workers.media.tiling import choose_grid, count_tiles, write_tiles
+from workers.media.types import ImageOptions, Layout, MediaKind, VideoOptions
+from workers.media.video import open_clip, translated_errors
 
 Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
 Transform = Callable[[BinaryIO, Any, Allocate], Layout]

@@ -19,7 +19,7 @@ class MediaKind(StrEnum):
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Tiles of one picture: the grid of `image_size` squares, `min_tiles` to `max_tiles` of them, nearest its aspect."""
+    """Tiles of one picture: the grid of `min_tiles` to `max_tiles` squares of `image_size` nearest to its aspect."""
 
     image_size: int
     min_tiles: int = 1

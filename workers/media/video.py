@@ -3,10 +3,10 @@
 Runs in the decode process. The reader is chosen by the file's first bytes and forced: a playlist, a session description
 or any other text never reaches a demuxer, and no protocol is open to one. Audio is never decoded.
 
-decord is not used. Its decoder (an FFmpeg of 2018) follows playlists inside the bytes it is given and aborts the process
-on a forged frame count, so PyAV must open every file first anyway; after that decord gains nothing: its frames equal
-PyAV's rgb24 bit for bit on 8-bit files, its batch call is slower than sequential decoding here (38 against 48-56 frames/s
-at 1280x720), and it opens neither AV1 nor 10-bit clips rightly.
+decord is not used. Its decoder (an FFmpeg of 2018) follows playlists inside the bytes it is given and aborts the
+process on a forged frame count, so PyAV must open every file first anyway; after that decord gains nothing: its frames
+equal PyAV's rgb24 bit for bit on 8-bit files, it is slower than sequential decoding here (38 against 48-56 frames/s at
+1280x720), and it cannot open AV1.
 """
 
 import bisect
@@ -17,12 +17,12 @@ from typing import BinaryIO
 import av
 import numpy as np
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 
 from schemas.errors import MediaError
-
-from .failures import Failure, media_error
-from .orientation import apply_display_matrix
-from .types import MediaKind
+from workers.media.failures import Failure, media_error
+from workers.media.orientation import apply_display_matrix
+from workers.media.types import MediaKind
 
 MAX_SIDE, MAX_PIXELS = 4096, 4096 * 2304
 MAX_DURATION_S = 600
@@ -48,17 +48,15 @@ class Clip:
         self._format = _sniff(source)
         with self._open() as (container, stream):
             _check_header(container, stream)
-            timestamps, keys = _index(container, stream)
+            self.frame_count, timestamps, self._keys = _index(container, stream)
             declared_rate = stream.average_rate
-            span_s = float((max(timestamps) - min(timestamps)) * stream.time_base) if None not in timestamps else 0.0
+            span_s = float((timestamps[-1] - timestamps[0]) * (stream.time_base or 0)) if timestamps else 0.0
         if span_s > MAX_DURATION_S:
             raise _too_long()
-        self.frame_count = len(timestamps)
         self.average_fps = _rate(declared_rate, self.frame_count, span_s)
         # Without time stamps frames are known by their count alone, and nothing can be skipped.
-        self._is_timed = None not in timestamps
-        self._timestamps = sorted(timestamps) if self._is_timed else list(range(self.frame_count))
-        self._keys = sorted(keys) if self._is_timed else []
+        self._is_timed = bool(timestamps)
+        self._timestamps = timestamps or list(range(self.frame_count))
         self._can_seek = bool(self._keys)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
@@ -68,11 +66,12 @@ class Clip:
         ends seeking: everything after it is decoded in order.
         """
         wanted = sorted(set(indices))
+        converter = VideoReformatter()  # one for all frames: each has a scaler of its own otherwise
         done = 0
         while done < len(wanted):
             with self._open() as (container, stream):
                 for frame in self._walk(container, stream, wanted[done:]):
-                    yield _to_rgb(frame)
+                    yield _to_rgb(frame, converter)
                     done += 1
             if done < len(wanted):
                 if not self._can_seek:
@@ -84,7 +83,8 @@ class Clip:
     ) -> Iterator[av.VideoFrame]:
         """A frame for each of `wanted`; ends early where a seek went too far."""
         frames = _numbered(container, stream, self._is_timed)
-        frame, at = None, self._timestamps[0] - 1
+        frame: av.VideoFrame | None = None
+        at = self._timestamps[0] - 1
         for index in wanted:
             target = self._timestamps[index]
             key = self._keys[max(0, bisect.bisect_right(self._keys, target) - 1)] if self._can_seek else at
@@ -93,13 +93,14 @@ class Clip:
                 container.seek(key, stream=stream)
                 frames = _numbered(container, stream, self._is_timed)
                 frame = None
-            if frame is None or at < target:
-                for at, frame in frames:
-                    if has_sought and at > target:
-                        return
-                    has_sought = False
-                    if at >= target:
-                        break
+            while frame is None or at < target:
+                step = next(frames, None)
+                if step is None:
+                    break
+                at, frame = step
+                if has_sought and at > target:
+                    return
+                has_sought = False
             if frame is None:
                 raise _damaged()
             yield frame
@@ -167,9 +168,13 @@ def _check_size(width: int, height: int) -> None:
         raise media_error(MediaKind.VIDEO, Failure.TOO_LARGE, message)
 
 
-def _index(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[list[int | None], list[int | None]]:
-    """Time stamps of all frames and of the keyframes, from the packets; nothing is decoded."""
-    timestamps, keys = [], []
+def _index(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[int, list[int], list[int]]:
+    """Number of frames, their time stamps in order, those of keyframes; from the packets alone, nothing is decoded.
+
+    Both lists are empty where a packet has no time stamp.
+    """
+    timestamps: list[int | None] = []
+    keys: list[int | None] = []
     for packet in container.demux(stream):
         if packet.size == 0 or packet.is_discard:
             continue
@@ -182,7 +187,10 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream) -> tu
             raise _too_long()
     if not timestamps:
         raise media_error(MediaKind.VIDEO, Failure.PARSE, "The video has no frames.")
-    return timestamps, keys
+    timed = [at for at in timestamps if at is not None]
+    if len(timed) < len(timestamps):
+        return len(timestamps), [], []
+    return len(timestamps), sorted(timed), sorted(at for at in keys if at is not None)
 
 
 def _numbered(
@@ -202,9 +210,11 @@ def _rate(declared: object, frame_count: int, span_s: float) -> float:
     return min(fps, float(MAX_FPS))
 
 
-def _to_rgb(frame: av.VideoFrame) -> np.ndarray:
+def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
     _check_size(frame.width, frame.height)
-    return apply_display_matrix(frame.to_ndarray(format="rgb24"), frame.side_data.get("DISPLAYMATRIX"))
+    picture = converter.reformat(frame, format="rgb24", threads=1)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    return apply_display_matrix(picture.to_ndarray(), bytes(matrix) if matrix else None)  # type: ignore[call-overload]
 
 
 def _damaged() -> MediaError:

@@ -1,0 +1,203 @@
+"""One decode process, seen from the worker: start, one exchange at a time, kill. Leaves nothing behind."""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from schemas.errors import ErrorCode, MediaError
+from workers.media.protocol import (
+    HEADER,
+    Decoded,
+    DecodeRequest,
+    Failed,
+    Ready,
+    Reply,
+    pack,
+    payload_size,
+    unpack_reply,
+)
+from workers.media.types import Layout, MediaKind, MediaOptions
+
+INPUT_BYTES = 128 << 20
+OUTPUT_BYTES = 1 << 30
+# Shared memory is kept for the next item up to here, and given back above.
+_KEPT_BYTES = 16 << 20
+_START_TIMEOUT_S = 60.0
+_MODULE = "workers.media.decode_child"
+_ROOT = Path(__file__).resolve().parents[2]
+_ENVIRONMENT = {
+    "PYTHONPATH": str(_ROOT),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+_CODES = frozenset(code.value for code in ErrorCode)
+_DTYPES = ("uint8", "float32")
+_T = TypeVar("_T")
+
+
+class ProcessLost(Exception):
+    """The process died or broke the protocol; `exit_status` is negative for a signal."""
+
+    def __init__(self, exit_status: int | None) -> None:
+        super().__init__(f"decode process ended with {exit_status}")
+        self.exit_status = exit_status
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """Of one item."""
+
+    memory_bytes: int
+    cpu_s: int
+    wall_s: float
+
+
+class DecodeProcess:
+    """Made by `spawn`. After `ProcessLost`, a timeout or a cancellation only `kill` may follow."""
+
+    def __init__(self, process: asyncio.subprocess.Process, input_fd: int, output_fd: int) -> None:
+        self._process = process
+        self._input_fd = input_fd
+        self._output_fd = output_fd
+        self._io: asyncio.Future[Any] | None = None
+        self._reader: asyncio.StreamReader
+        self._writer: asyncio.StreamWriter
+        self.protections: list[str] = []
+        self.num_items = 0
+
+    @classmethod
+    async def spawn(cls) -> "DecodeProcess":
+        """A process that is warm and locked in. Raises ProcessLost or TimeoutError where it does not come up."""
+        ours, theirs = socket.socketpair()
+        input_fd = _shared_memory("media-input", INPUT_BYTES)
+        output_fd = _shared_memory("media-output", OUTPUT_BYTES)
+        fds = (theirs.fileno(), input_fd, output_fd)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-s", "-m", _MODULE, *map(str, fds),
+                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+                pass_fds=fds, env=_ENVIRONMENT, cwd="/",
+            )  # fmt: skip
+        except BaseException:
+            ours.close()
+            os.close(input_fd)
+            os.close(output_fd)
+            raise
+        finally:
+            theirs.close()
+        self = cls(process, input_fd, output_fd)
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                ready = await self._reply()
+            if not isinstance(ready, Ready):
+                raise ProcessLost(None)
+        except BaseException:
+            await self.kill()
+            raise
+        self.protections = ready.protections
+        return self
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def decode(
+        self, content: bytes, options: MediaOptions, kind: MediaKind, limits: DecodeLimits
+    ) -> tuple[np.ndarray, Layout]:
+        """Raises MediaError (the file's fault, the process goes on) or ProcessLost."""
+        self.num_items += 1
+        await self._in_thread(_write, self._input_fd, content)
+        request = DecodeRequest(
+            kind, type(options).__name__, asdict(options), len(content), limits.memory_bytes, limits.cpu_s
+        )
+        try:
+            self._writer.write(pack(request))
+            reply = await self._reply()
+        except OSError:
+            raise ProcessLost(await self._process.wait()) from None
+        match reply:
+            case Decoded(shape, dtype, layout) if _is_sound(shape, dtype):
+                return await self._in_thread(_read, self._output_fd, shape, dtype), layout
+            case Failed(code, message) if code in _CODES:
+                raise MediaError(ErrorCode(code), message[:500])
+        raise ProcessLost(None)
+
+    async def kill(self) -> None:
+        """End it, whatever it does, and free everything. Safe to call twice."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+        await self._process.wait()
+        if self._io is not None:
+            await asyncio.wait([self._io])  # a thread may still be using the descriptors
+        self._writer.close()
+        with suppress(OSError):
+            await self._writer.wait_closed()
+        for fd in (self._input_fd, self._output_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._input_fd = self._output_fd = -1
+
+    async def _reply(self) -> Reply:
+        try:
+            header = await self._reader.readexactly(HEADER.size)
+            return unpack_reply(await self._reader.readexactly(payload_size(header)))
+        except asyncio.IncompleteReadError:
+            raise ProcessLost(await self._process.wait()) from None
+        except ValueError:
+            raise ProcessLost(None) from None
+
+    async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
+        self._io = asyncio.get_running_loop().run_in_executor(None, work, *args)
+        return await asyncio.shield(self._io)
+
+
+def _shared_memory(name: str, size_bytes: int) -> int:
+    """An anonymous file: sparse, nameless, gone with its last user."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    os.ftruncate(fd, size_bytes)
+    return fd
+
+
+def _write(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    _give_back(fd, INPUT_BYTES, len(view))
+    at = 0
+    while at < len(view):
+        at += os.pwrite(fd, view[at:], at)
+
+
+def _read(fd: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    array = np.empty(shape, dtype)
+    view = memoryview(array.data).cast("B")
+    at = 0
+    while at < len(view):
+        at += os.preadv(fd, [view[at:]], at)
+    _give_back(fd, OUTPUT_BYTES, len(view))
+    return array
+
+
+def _give_back(fd: int, size_bytes: int, used_bytes: int) -> None:
+    if used_bytes > _KEPT_BYTES:
+        os.ftruncate(fd, 0)
+        os.ftruncate(fd, size_bytes)
+
+
+def _is_sound(shape: tuple[int, ...], dtype: str) -> bool:
+    if dtype not in _DTYPES or not shape or min(shape) < 1:
+        return False
+    size_bytes = np.dtype(dtype).itemsize
+    for length in shape:
+        size_bytes *= length
+    return size_bytes <= OUTPUT_BYTES

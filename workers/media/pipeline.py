@@ -1,0 +1,109 @@
+"""From a URL in a request to pixels: fetch, hash, look up, decode in the sandbox, keep."""
+
+import asyncio
+import hashlib
+from collections.abc import Iterable
+from dataclasses import astuple
+from pathlib import Path
+
+from schemas.errors import MediaError
+from workers.media.cache import MediaCache
+from workers.media.fetch import Fetcher
+from workers.media.guard import MediaPolicy, parse_private_hosts
+from workers.media.sandbox import Sandbox
+from workers.media.single_flight import SingleFlight
+from workers.media.types import ImageOptions, MediaKind, MediaOptions, PreparedMedia, VideoOptions
+
+# Part of every digest: to be raised whenever a transform's pixels change.
+_PIXELS_VERSION = 1
+_HASHED_IN_THREAD_BYTES = 1 << 20
+
+
+class MediaPipeline:
+    """`start()` and `close()` on the event loop that the rest is called on; nothing here blocks that loop."""
+
+    def __init__(self, fetcher: Fetcher, sandbox: Sandbox, cache: MediaCache) -> None:
+        self._fetcher = fetcher
+        self._sandbox = sandbox
+        self.cache = cache
+        self._downloads: SingleFlight[bytes] = SingleFlight()
+        self._decodings: SingleFlight[PreparedMedia] = SingleFlight()
+
+    async def start(self) -> None:
+        await self._fetcher.start()
+        try:
+            await self._sandbox.start()
+        except BaseException:
+            await self._fetcher.close()
+            raise
+
+    async def close(self) -> None:
+        """Ends downloads and decodings that are under way; their callers see a cancellation."""
+        await self._downloads.close()
+        await self._decodings.close()
+        await self._fetcher.close()
+        await self._sandbox.close()
+
+    async def image(self, url: str, options: ImageOptions, param: str, tenant: str = "") -> PreparedMedia:
+        """The picture behind an http, https, data or (where permitted) file URL.
+
+        `param`: the field the URL stands in, for errors. `tenant`: nothing is shared between two of them.
+        Raises MediaError; Unavailable while closing.
+        """
+        return await self._prepare(url, options, MediaKind.IMAGE, param, tenant)
+
+    async def video(self, url: str, options: VideoOptions, param: str, tenant: str = "") -> PreparedMedia:
+        """As `image`, for a clip."""
+        return await self._prepare(url, options, MediaKind.VIDEO, param, tenant)
+
+    async def _prepare(
+        self, url: str, options: MediaOptions, kind: MediaKind, param: str, tenant: str
+    ) -> PreparedMedia:
+        try:
+            content = await self._content(url, kind, tenant)
+            digest = await _digest(content, options)
+            media = self.cache.get((tenant, digest))
+            if media is not None:
+                return media
+            return await self._decodings.run(
+                (tenant, digest), lambda: self._decode(content, options, kind, (tenant, digest))
+            )
+        except MediaError as error:
+            # Callers that shared the work each have their own field.
+            raise MediaError(error.code, error.message, param) from error
+
+    async def _content(self, url: str, kind: MediaKind, tenant: str) -> bytes:
+        if url[:5].lower() == "data:":
+            return await self._fetcher.fetch(url, kind)
+        return await self._downloads.run((tenant, kind, url), lambda: self._fetcher.fetch(url, kind))
+
+    async def _decode(
+        self, content: bytes, options: MediaOptions, kind: MediaKind, key: tuple[str, bytes]
+    ) -> PreparedMedia:
+        tiles, layout = await self._sandbox.decode(content, options, kind)
+        media = PreparedMedia(tiles, layout.tile_counts, key[1], layout.width, layout.height, layout.timestamps_s)
+        self.cache.put(key, media)
+        return media
+
+
+def build_pipeline(
+    file_root: Path | None = None,
+    private_hosts: Iterable[str] = (),
+    num_processes: int = 2,
+    cache_bytes: int = 256 << 20,
+) -> MediaPipeline:
+    """A pipeline from an operator's settings, not yet started. Raises ValueError for a private host that is none."""
+    policy = MediaPolicy(private_hosts=parse_private_hosts(private_hosts), file_root=file_root)
+    return MediaPipeline(Fetcher(policy), Sandbox(num_processes), MediaCache(cache_bytes))
+
+
+async def _digest(content: bytes, options: MediaOptions) -> bytes:
+    if len(content) > _HASHED_IN_THREAD_BYTES:
+        return await asyncio.to_thread(_hash, content, options)
+    return _hash(content, options)
+
+
+def _hash(content: bytes, options: MediaOptions) -> bytes:
+    """sha256 over the bytes and everything that decides about the pixels made of them."""
+    described = repr((_PIXELS_VERSION, type(options).__name__, astuple(options)))
+    return hashlib.sha256(described.encode() + b"\n" + hashlib.sha256(content).digest()).digest()
