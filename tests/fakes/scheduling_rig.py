@@ -1,8 +1,8 @@
 """A scheduler with a runner whose keys and values are plain digests, so that every slot's right content is decidable.
 
-The value of a token is a digest of the values before it (read through the block table, as a deep layer's keys and values
-are), its id, the media row that it stands for, and its rope regime. The next token is a digest of the last value. A
-sequence's `sampling` is its stop id, or None.
+The value of a token is a digest of the value before it (read through the block table, as a deep layer's keys and
+values depend on all before), its id, the media row that it stands for, and its rope regime. The next token is a digest
+of the last value. A sequence's `sampling` is its stop id, or None.
 """
 
 import hashlib

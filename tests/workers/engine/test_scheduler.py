@@ -238,7 +238,8 @@ def test_sequence_that_can_never_fit_is_refused() -> None:
 def test_ten_times_oversubscribed_pool_gives_exact_outputs_without_deadlock(seed: int, prefix_cache: bool) -> None:
     rng = random.Random(seed)
     rig = Rig(num_blocks=16, block_size=4, max_num_batched_tokens=32, prefill_chunk=16, prefix_cache=prefix_cache)
-    expected, num_blocks = {}, 0
+    expected: dict[str, list[int]] = {}
+    num_blocks = 0
     while num_blocks < 160:
         name = f"r{len(expected)}"
         seq = prompt(name, rng.randrange(1, 40), rng.randrange(1, 22), priority=rng.randrange(2), stop_id=7)
@@ -459,18 +460,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.num_added = 0
 
     @rule(
-        family=st.integers(1, 3),
+        num_copies=st.integers(1, 5),
+        family=st.integers(1, 2),
         num_tokens=st.integers(1, 40),
         max_new_tokens=st.integers(1, 12),
         pictures=st.lists(
             st.tuples(st.integers(0, 12), st.integers(1, 8), st.sampled_from(["x", "y", "z"])), max_size=3
         ),
         priority=st.integers(0, 2),
-        rope_limit=st.sampled_from([None, 12, 30]),
+        rope_limit=st.sampled_from([None, None, 12, 30]),
         num_emitted=st.integers(0, 4),
     )
     def add(
         self,
+        num_copies: int,
         family: int,
         num_tokens: int,
         max_new_tokens: int,
@@ -486,24 +489,34 @@ class SchedulerMachine(RuleBasedStateMachine):
                 media.append(picture(end + gap, length, f"{name}{length}".encode()))
                 end += gap + length
         regime = None if rope_limit is None else (lambda length: length if length > rope_limit else 0)
-        request_id = f"r{self.num_added}"
-        seq = prompt(request_id, num_tokens, max_new_tokens, tuple(media), priority, family, (), regime, stop_id=7)
-        if regime is not None:
-            seq.cache_salt = str(rope_limit).encode()  # one model has one rope; different ones never share a cache
-        expected = undisturbed_outputs(seq)
-        seq.token_ids.extend(expected[: min(num_emitted, len(expected) - 1)])
-        if not self.rig.scheduler.fits(seq):
-            return
-        self.num_added += 1
-        self.expected[request_id] = expected
-        self.rig.add(seq)
+        for extra in range(num_copies):  # equal prefixes of different lengths
+            request_id = f"r{self.num_added}"
+            seq = prompt(
+                request_id,
+                num_tokens + 3 * extra,
+                max_new_tokens,
+                tuple(media),
+                priority,
+                family,
+                (),
+                regime,
+                stop_id=7,
+            )
+            if regime is not None:
+                seq.cache_salt = str(rope_limit).encode()  # a model has one rope: different ones share no cache
+            expected = undisturbed_outputs(seq)
+            seq.token_ids.extend(expected[: min(num_emitted, len(expected) - 1)])
+            if self.rig.scheduler.fits(seq):
+                self.num_added += 1
+                self.expected[request_id] = expected
+                self.rig.add(seq)
 
     @rule(num_steps=st.integers(1, 4))
     def step(self, num_steps: int) -> None:
         for _ in range(num_steps):
             self.rig.step()
 
-    @precondition(lambda self: self.rig.live)
+    @precondition(lambda self: len(self.rig.live) > 3)
     @rule(choice=st.randoms(use_true_random=False))
     def abort(self, choice: random.Random) -> None:
         request_id = choice.choice(sorted(self.rig.live))
