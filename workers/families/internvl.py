@@ -6,7 +6,7 @@ from schemas.errors import ErrorCode, RequestError
 from schemas.jobs import MediaOptions
 from workers.media.types import ImageOptions, PreparedMedia, VideoOptions
 from workers.models.config import Config
-from workers.prompts.internvl import InternVLPrompts
+from workers.prompts.internvl import InternVLPrompts, configured_system_message
 from workers.prompts.messages import ChatMessage
 from workers.prompts.placeholders import PromptIds
 from workers.tokenizers.base import Tokenizer
@@ -19,15 +19,31 @@ MAX_NUM_FRAMES = 512
 class InternVLFamily:
     """One InternVL-Chat checkpoint's way from a request to a prompt; see `Family`."""
 
+    strips_reply = True
+
     def __init__(self, config: Config, tokenizer: Tokenizer, image_size: int, tokens_per_tile: int) -> None:
         self._image_size = image_size
         self._max_tiles = int(config.get("max_dynamic_patch", 12)) if config.get("dynamic_image_size") else 1
         self._min_tiles = min(int(config.get("min_dynamic_patch", 1)), self._max_tiles)
         self._use_thumbnail = bool(config.get("use_thumbnail", False))
         self._prompts = InternVLPrompts(
-            tokenizer, str(config.get("template")), config.get("system_message"), tokens_per_tile
+            tokenizer, str(config.get("template")), configured_system_message(config), tokens_per_tile
         )
         self.stop_token_ids = frozenset(self._prompts.stop_token_ids)
+
+    def check_options(self, request: MediaOptions) -> None:
+        """`image_join: combined` (V1-5's way: all pictures in one span) or `separate` is the family's own option."""
+        for name, value in request.family.items():
+            if name != "image_join":
+                raise RequestError(
+                    ErrorCode.UNKNOWN_PARAMETER, f"This model has no option '{name}'.", f"mm_processor_kwargs.{name}"
+                )
+            if value not in ("combined", "separate"):
+                raise RequestError(
+                    ErrorCode.INVALID_VALUE,
+                    "image_join must be 'combined' or 'separate'.",
+                    "mm_processor_kwargs.image_join",
+                )
 
     def image_options(self, request: MediaOptions, detail: str) -> ImageOptions:
         """`detail: low` is one tile; else the server's maximum unless the request asks for fewer."""
@@ -52,12 +68,16 @@ class InternVLFamily:
         return VideoOptions(self._image_size, frames, request.fps, request.start_s, request.end_s)
 
     def build_prompt(
-        self, messages: Sequence[ChatMessage], media: Sequence[PreparedMedia], add_generation_prompt: bool
+        self,
+        messages: Sequence[ChatMessage],
+        media: Sequence[PreparedMedia],
+        request: MediaOptions,
+        add_generation_prompt: bool,
     ) -> PromptIds:
         """Token ids with placeholders expanded, and where each medium's tiles stand."""
-        return self._prompts.build(
-            messages, [item.tile_counts for item in media], add_generation_prompt=add_generation_prompt
-        )
+        tile_counts = [item.tile_counts for item in media]
+        is_combined = request.family.get("image_join") == "combined"
+        return self._prompts.build(messages, tile_counts, add_generation_prompt, is_combined)
 
 
 def _within(param: str, asked: int | None, ceiling: int) -> int:

@@ -39,6 +39,7 @@ class Generator:
         defaults: SamplingDefaults,
         max_model_len: int,
         rope_regime: Callable[[int], int],
+        strips_reply: bool,
     ) -> None:
         self._preparer = preparer
         self._backend = backend
@@ -46,6 +47,7 @@ class Generator:
         self._defaults = defaults
         self._max_model_len = max_model_len
         self._rope_regime = rope_regime
+        self._strips_reply = strips_reply
 
     async def run(self, job: ChatJob, publish: Publish) -> None:
         """Accepted, Delta*, Finished. Raises GlimpsedError when the job cannot be served."""
@@ -90,7 +92,7 @@ class Generator:
         if emitted.is_finished:
             on_start()
             return
-        reply = ReplyText(self._tokenizer, job.sampling, seq.sampling.stop_token_ids)
+        reply = ReplyText(self._tokenizer, job.sampling, seq.sampling.stop_token_ids, self._strips_reply)
         reply.push(emitted.token_ids)
         async with aclosing(self._backend.generate(seq)) as steps:
             async for outputs in steps:

@@ -14,7 +14,7 @@ from workers.handlers.base import JobHandler, ModelLoadError, Publish, Stats
 from workers.handlers.defaults import SamplingDefaults, read_sampling_defaults
 from workers.handlers.generate import Generator
 from workers.handlers.prepare import Preparer
-from workers.media.pipeline import MediaPipeline
+from workers.media.pipeline import MediaPipeline, build_pipeline
 from workers.models.base import ModelError
 from workers.models.config import read_config
 from workers.models.registry import resolve_architecture
@@ -81,15 +81,15 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
         model.rope_extends,
     )
     backend = open_backend(model, limits, enable_prefix_cache=not settings.no_prefix_cache)
-    media = MediaPipeline(
-        allowed_root=settings.allowed_local_media_path, private_hosts=settings.allow_private_media_hosts
-    )
+    media = build_pipeline(settings.allowed_local_media_path, settings.allow_private_media_hosts)
     await media.start()
     backend.start()
     longest = max(len(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocab_size))
     preparer = Preparer(family, media, limits.max_model_len, max(longest, 1))
     defaults = _defaults(folder, settings, family.stop_token_ids)
-    generator = Generator(preparer, backend, tokenizer, defaults, limits.max_model_len, model.rope_regime)
+    generator = Generator(
+        preparer, backend, tokenizer, defaults, limits.max_model_len, model.rope_regime, family.strips_reply
+    )
     card = ModelCard(
         name=settings.name,
         max_model_len=limits.max_model_len,

@@ -40,11 +40,14 @@ class Preparer:
 
     async def prepare(self, job: ChatJob) -> Prepared:
         """Fetch, decode, render, tokenise, check the length. Raises RequestError and MediaError."""
+        self._family.check_options(job.media)
         self._check_text(job.messages)
         parts = [part for message in job.messages for part in message.parts if not isinstance(part, TextPart)]
         media = await self._fetch(job, parts)
         messages = _number_media(job.messages)
-        prompt = await asyncio.to_thread(self._family.build_prompt, messages, media, job.add_generation_prompt)
+        prompt = await asyncio.to_thread(
+            self._family.build_prompt, messages, media, job.media, job.add_generation_prompt
+        )
         self._check_length(len(prompt.token_ids))
         salt = _salt(job.tenant, job.cache_salt)
         spans = tuple(

@@ -21,12 +21,20 @@ class Piece:
 
 
 class ReplyText:
-    """The text of one choice. `stop_token_ids` end it without leaving a trace in the text."""
+    """The text of one choice. `stop_token_ids` end it without leaving a trace in the text.
 
-    def __init__(self, tokenizer: Tokenizer, sampling: SamplingParams, stop_token_ids: Set[int]) -> None:
+    is_stripped: white space around the whole answer is dropped, as the family's reference does.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, sampling: SamplingParams, stop_token_ids: Set[int], is_stripped: bool
+    ) -> None:
         self._detokenizer = Detokenizer(tokenizer, sampling.skip_special_tokens)
         self._stops = StopMatcher(sampling.stop, sampling.include_stop_str_in_output)
         self._stop_token_ids = stop_token_ids
+        self._is_stripped = is_stripped
+        self._is_at_start = True
+        self._held_space = ""
 
     def push(self, token_ids: Sequence[int]) -> Piece:
         """Take in new tokens; those behind a completed stop string are left over."""
@@ -35,7 +43,7 @@ class ReplyText:
             if token_id in self._stop_token_ids:
                 continue
             stable, matched = self._stops.push(self._detokenizer.append([token_id]))
-            text += stable
+            text += self._strip(stable)
             if matched is not None:
                 return Piece(text, count, is_stopped=True)
         return Piece(text, len(token_ids), is_stopped=False)
@@ -43,4 +51,16 @@ class ReplyText:
     def finish(self) -> str:
         """What was held back and is text after all, now that no token follows."""
         stable, matched = self._stops.push(self._detokenizer.finish())
-        return stable if matched is not None else stable + self._stops.flush()
+        return self._strip(stable if matched is not None else stable + self._stops.flush())
+
+    def _strip(self, text: str) -> str:
+        """Hold white space back until something follows it; at the start of the answer, for good."""
+        if not self._is_stripped or not text:
+            return text
+        text = self._held_space + text
+        if self._is_at_start:
+            text = text.lstrip()
+        kept = text.rstrip()
+        self._held_space = text[len(kept) :]
+        self._is_at_start = self._is_at_start and not kept
+        return kept
