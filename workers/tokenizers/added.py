@@ -1,7 +1,8 @@
 """Added tokens: which texts are tokens of their own, and how a prompt is divided at them.
 
 A prompt's text falls into added tokens and the segments between them; each segment is encoded alone. Only control
-runs are searched for added tokens, so what a user writes stays text. Knows nothing of how a segment is encoded.
+runs are searched for added tokens, so what a user writes stays text; but for the marks of regions and phrases, which
+users write when they ask for grounding and which steer nothing. Knows nothing of how a segment is encoded.
 """
 
 import re
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from workers.tokenizers.base import Run
+
+MARKUP = frozenset({"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"})
+"""Added tokens that plain text may hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,9 @@ class AddedTokens:
     def __init__(self, tokens: Iterable[AddedToken]) -> None:
         self.by_id = {token.id: token for token in tokens}
         self.by_text = {token.text: token for token in self.by_id.values()}
+        self.control_ids = frozenset(token.id for token in self.by_id.values() if token.text not in MARKUP)
         self._pattern = alternatives(self.by_text)
+        self._plain_pattern = alternatives(MARKUP & self.by_text.keys())
 
     def divide(self, runs: Sequence[Run]) -> Iterator[AddedToken | Segment]:
         """The added tokens and non-empty segments of the runs, in order; white space stripped as the tokens ask."""
@@ -65,11 +71,12 @@ class AddedTokens:
         yield from _segment(text, control, start, len(text), strip_left, False)
 
     def _matches(self, text: str, control: list[tuple[int, int]]) -> Iterator[tuple[AddedToken, int, int]]:
-        if self._pattern is None:
-            return
-        for start, end in control:
-            for match in self._pattern.finditer(text, start, end):
-                yield self.by_text[match[0]], match.start(), match.end()
+        position = 0
+        for start, end in (*control, (len(text), len(text))):
+            for pattern, a, b in ((self._plain_pattern, position, start), (self._pattern, start, end)):
+                for match in pattern.finditer(text, a, b) if pattern else ():
+                    yield self.by_text[match[0]], match.start(), match.end()
+            position = end
 
 
 def cut_forged(segment: Segment, pattern: re.Pattern[str] | None) -> list[str]:

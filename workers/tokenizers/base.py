@@ -53,7 +53,10 @@ class DecodeRules:
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back. No plain run ever yields one of `control_ids`; decoding may skip `special_ids`."""
+    """Text to ids and back. No plain run ever yields one of `control_ids`; decoding may skip `special_ids`.
+
+    vocab_size: ids are below it. encode_runs puts BOS in front by itself where the checkpoint wants it.
+    """
 
     vocab_size: int
     bos_token_id: int | None

@@ -42,7 +42,7 @@ class ByteBpeTokenizer:
         self.bos_token_id = self.token_id(config.single.get("bos_token", ""))
         self.eos_token_id = self.token_id(config.single.get("eos_token", ""))
         self.special_ids = frozenset(i for text in config.special_texts if (i := self.token_id(text)) is not None)
-        self.control_ids = frozenset(added.by_id)
+        self.control_ids = added.control_ids
         self.decode_rules = DecodeRules(cleans_text=cleans_text)
 
     @classmethod

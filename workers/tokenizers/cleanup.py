@@ -12,7 +12,7 @@ RULES = (
     (" 've", "'ve"),
     (" 're", "'re"),
 )
-"""Replacements in the order in which they are made; each reads the result of those before it."""
+"""Replacements in their order; each reads the result of those before it. What is replaced begins with a space."""
 
 
 def clean_up(text: str) -> str:
@@ -33,6 +33,8 @@ class CleanUpStream:
         for index, (old, new) in enumerate(RULES):
             if not text:
                 return ""
+            if " " not in text and not self._held[index]:
+                continue
             text, self._held[index] = _replace(self._held[index] + text, old, new)
         return text
 

@@ -63,7 +63,7 @@ class SentencePieceTokenizer:
         control_pieces = _control_pieces(self._model)
         self._control_pattern = alternatives(control_pieces)
         self._control_piece_ids = frozenset(control_pieces.values())
-        self.control_ids = (self._control_piece_ids | self._added.by_id.keys()) - {self._model.unk_id()}
+        self.control_ids = (self._control_piece_ids | self._added.control_ids) - {self._model.unk_id()}
         self.decode_rules = DecodeRules(
             joiner=" ",
             drops_chunk_space=rules.drops_chunk_space,
@@ -199,8 +199,10 @@ class SentencePieceTokenizer:
                 run, after_special = [], True
             else:
                 piece = self._model.id_to_piece(token_id)
-                drops = is_first and self._rules.drops_chunk_space and piece.startswith(SPACE_MARK)
-                run.append(piece[1:] if drops else piece)
+                if is_first and self._rules.drops_chunk_space:
+                    piece = piece.removeprefix(SPACE_MARK)
+                # What is left need not be a piece: then its characters, or its space marks would come out as they are.
+                run.extend([piece] if self._piece_id(piece) is not None else piece)
                 after_special = False
             is_first = False
         text += self._model.decode(run)
