@@ -1,4 +1,4 @@
-"""Tells the gateway, once a second, that this worker lives and what it holds; ends an orphan."""
+"""Signs of life, and the end of an orphan: a supervised worker never outlives its supervisor."""
 
 import asyncio
 import ctypes
@@ -21,18 +21,18 @@ async def beat(send: Callable[[], Awaitable[None]], interval_s: float) -> None:
 
 
 def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel end this process when its supervisor ends, however that happens.
-
-    Linux only; elsewhere `parent_is_gone` is asked with each heartbeat. Exits at once where the parent is gone already.
-    """
+    """Have the kernel kill this process when its supervisor ends, however that happens (Linux; elsewhere
+    `leave_with_parent` notices within a second). Exits at once where the supervisor is gone already."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
             log.warning("cannot follow the supervisor's death: %s", os.strerror(ctypes.get_errno()))
-    if parent_is_gone(parent_pid):
+    if os.getppid() != parent_pid:
         raise SystemExit(1)
 
 
-def parent_is_gone(parent_pid: int) -> bool:
-    """Whether this process has been handed to another parent."""
-    return os.getppid() != parent_pid
+async def leave_with_parent(parent_pid: int, interval_s: float = 1.0) -> None:
+    """End this process, with all that runs in it, once it has been handed to another parent."""
+    while os.getppid() == parent_pid:
+        await asyncio.sleep(interval_s)
+    os._exit(1)

@@ -39,7 +39,7 @@ class Worker:
         self._heartbeat_s = heartbeat_s
         self._outbox = _Outbox(source)
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
-        self._is_draining = asyncio.Event()
+        self._drain_asked = asyncio.Event()
         self._no_more_jobs = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -70,14 +70,19 @@ class Worker:
             await _cancel_all([*lives, *(task for _, task in self._tasks.values())])
             await self._source.close(reason)
 
+    @property
+    def is_draining(self) -> bool:
+        """Whether `drain` was asked for."""
+        return self._drain_asked.is_set()
+
     def drain(self) -> None:
         """Take no new jobs, finish what runs, then let `run` return."""
-        if not self._is_draining.is_set():
+        if not self.is_draining:
             log.info("draining: %d jobs still run", len(self._tasks))
-            self._is_draining.set()
+            self._drain_asked.set()
 
     async def _until_drained(self) -> None:
-        await self._is_draining.wait()
+        await self._drain_asked.wait()
         await self._heartbeat()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._no_more_jobs.wait(), DRAIN_ANSWER_S)
@@ -94,7 +99,7 @@ class Worker:
                 case Cancel():
                     self._cancel(message.job_id)
                 case Drain():
-                    if self._is_draining.is_set():
+                    if self.is_draining:
                         self._no_more_jobs.set()
                     self.drain()
                 case job:
@@ -141,7 +146,7 @@ class Worker:
             del self._tasks[job.job_id]
         if not self._tasks:
             self._is_idle.set()
-        if not self._is_draining.is_set():
+        if not self.is_draining:
             self._outbox.add_credit()
 
     async def _heartbeat(self) -> None:
@@ -151,7 +156,7 @@ class Worker:
         await self._source.heartbeat(
             Heartbeat(
                 worker_id=self._hello.worker_id,
-                state="draining" if self._is_draining.is_set() else "ready",
+                state="draining" if self.is_draining else "ready",
                 running=stats.running,
                 waiting=stats.waiting,
                 kv_usage=stats.kv_usage,

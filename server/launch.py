@@ -1,0 +1,109 @@
+"""Puts a gateway process together from its settings: the queue, the application, for `serve` the workers."""
+
+import asyncio
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from schemas.flags import ConfigError
+from server.app import GatewayLimits, create_app
+from server.serving import Serving, listen, url_of
+from server.settings import GatewaySettings, ModelSpec, ServeSettings, local_queue_path
+from server.supervise import Supervisor, WorkerCommand
+from server.transport.zeromq import ZeroMQQueue
+
+log = logging.getLogger(__name__)
+
+MIN_WORKER_DRAIN_S = 2.0
+
+
+async def run_gateway(settings: GatewaySettings) -> None:
+    """`glimpsed gateway`: workers come and go by themselves. Raises ConfigError, OSError when it cannot listen."""
+    queue = ZeroMQQueue(_queue_path(settings.queue, local_queue_path()), settings.max_queue)
+    app = _create_app(settings, queue, expected_models=())
+    with listen(settings.host, settings.port) as listener:
+        async with Serving(app, listener, end_now=lambda: None) as serving:
+            log.info("listening on %s; models are those of the workers that come", url_of(listener))
+            await serving.asked_to_stop()
+            await serving.drain(settings.shutdown_timeout)
+
+
+async def run_serve(
+    settings: ServeSettings, specs: Sequence[ModelSpec], worker_arguments: Sequence[str], worker_module: str
+) -> None:
+    """`glimpsed serve`: a gateway and its workers. Raises ConfigError, OSError when it cannot listen, WorkersFailed."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="glimpsed-") as folder, listen(settings.host, settings.port) as listener:
+        path = _queue_path(settings.queue, Path(folder) / "queue")
+        queue = ZeroMQQueue(path, settings.max_queue)
+        app = _create_app(settings, queue, expected_models=[spec.name for spec in specs])
+        supervisor = Supervisor(
+            [
+                WorkerCommand(spec.name, _worker_argv(worker_module, spec, path, worker_arguments))
+                for spec in specs
+                for _ in range(settings.workers_per_model)
+            ],
+            ready_pids=lambda: {worker.pid for worker in queue.workers()},
+            on_death=queue.worker_died,
+        )
+        names = ", ".join(spec.name for spec in specs)
+        async with Serving(app, listener, end_now=supervisor.kill) as serving:
+            log.info("listening on %s; loading %s", url_of(listener), names)
+            supervising = asyncio.create_task(supervisor.run())
+            greeting = asyncio.create_task(_greet(supervisor, f"{url_of(listener)} serves {names}", began))
+            try:
+                await _serve_until_stopped(settings.shutdown_timeout, serving, supervisor, supervising)
+            finally:
+                greeting.cancel()
+
+
+async def _serve_until_stopped(
+    shutdown_timeout_s: float, serving: Serving, supervisor: Supervisor, supervising: "asyncio.Task[None]"
+) -> None:
+    stopping = asyncio.create_task(serving.asked_to_stop())
+    try:
+        await asyncio.wait({supervising, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not supervising.done():
+            deadline = time.monotonic() + shutdown_timeout_s
+            await serving.drain(shutdown_timeout_s)
+            await supervisor.stop(max(MIN_WORKER_DRAIN_S, deadline - time.monotonic()))
+    finally:
+        stopping.cancel()
+        if supervisor.is_stopping:
+            supervising.cancel()
+        # Its failure, if it failed, is what this process ends with.
+        await asyncio.gather(supervising, return_exceptions=supervisor.is_stopping)
+
+
+async def _greet(supervisor: Supervisor, what: str, began: float) -> None:
+    await supervisor.ready()
+    log.info("ready: %s (after %.1f s)", what, time.monotonic() - began)
+
+
+def _worker_argv(module: str, spec: ModelSpec, queue_path: Path, arguments: Sequence[str]) -> tuple[str, ...]:
+    fixed = ("--served-name", spec.name, "--queue", f"ipc://{queue_path}", "--supervisor-pid", str(os.getpid()))
+    return (sys.executable, "-m", module, spec.model, *fixed, *arguments)
+
+
+def _create_app(settings: GatewaySettings, queue: ZeroMQQueue, expected_models: Sequence[str]) -> FastAPI:
+    limits = GatewayLimits(
+        max_images=settings.limit_images,
+        max_videos=settings.limit_videos,
+        max_body_bytes=settings.max_body_size,
+        request_timeout_s=settings.request_timeout,
+    )
+    return create_app(queue, api_keys=settings.api_key, expected_models=expected_models, limits=limits)
+
+
+def _queue_path(url: str, local: Path) -> Path:
+    if url == "local":
+        return local
+    if url.startswith("ipc://") and len(url) > len("ipc://"):
+        return Path(url.removeprefix("ipc://"))
+    raise ConfigError(f"--queue: '{url}' is neither local nor ipc://PATH")

@@ -1,0 +1,120 @@
+"""The HTTP server of one gateway process, from its socket to its last answer.
+
+Leaving, in order: report not ready and refuse new requests, let running ones end, stop listening. A second signal ends
+the process at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from fastapi import FastAPI
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 75
+LAST_CONNECTIONS_S = 5
+"""How long connections get to close once no request runs any more."""
+POLL_S = 0.05
+EXIT_IMPATIENT = 1
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError, with the address in its text, when it cannot be had."""
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+
+
+def url_of(listener: socket.socket) -> str:
+    """Where clients on this machine find it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Serving:
+    """`async with Serving(...)`: requests are answered inside, until `asked_to_stop` and `drain`.
+
+    end_now: called on the second signal, before the process ends.
+    """
+
+    def __init__(self, app: FastAPI, listener: socket.socket, end_now: Callable[[], None]) -> None:
+        self._app = app
+        self._listener = listener
+        self._end_now = end_now
+        self._server = _Server(_config(app))
+        self._is_asked = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        await self._task
+
+    async def asked_to_stop(self) -> None:
+        """Returns at the first signal, or when the server ended by itself."""
+        asked = asyncio.create_task(self._is_asked.wait())
+        await asyncio.wait({asked, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse new requests and wait for the running ones, at most so long."""
+        self._app.state.fleet.is_draining = True
+        log.info("stopping: %d requests still run", self._server.num_requests)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._server.num_requests:
+                    await asyncio.sleep(POLL_S)
+        except TimeoutError:
+            log.warning("%d requests did not end within %.0f s", self._server.num_requests, timeout_s)
+
+    def _on_signal(self) -> None:
+        if self._is_asked.is_set():
+            self._end_now()
+            os._exit(EXIT_IMPATIENT)
+        self._is_asked.set()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: when to leave is decided above."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    @property
+    def num_requests(self) -> int:
+        return len(self.server_state.tasks)
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=LAST_CONNECTIONS_S,
+    )

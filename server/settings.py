@@ -1,0 +1,116 @@
+"""The gateway's and `serve`'s settings: the only place on this side that reads the environment.
+
+The worker's own flags are known here by name alone: `serve` hands them on as they were written, and the worker, which
+knows what they mean, refuses bad ones. Set in the environment they reach it without being handed on.
+"""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import ByteSize, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from schemas.flags import ENV_PREFIX, CommaSeparated, ConfigError
+
+DEMO_MODEL = "demo"
+DEMO_NAME = "glimpsed-demo"
+
+WORKER_FLAGS = (
+    "device",
+    "dtype",
+    "backend",
+    "max_model_len",
+    "kv_cache_memory",
+    "num_kv_blocks",
+    "block_size",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "no_prefix_cache",
+    "allowed_local_media_path",
+    "allow_private_media_hosts",
+    "limit_images",
+    "limit_videos",
+    "load_format",
+    "generation_config",
+    "model_option",
+    "log_level",
+    "log_format",
+)
+"""Flags that `serve` hands on to its workers."""
+REPEATABLE_WORKER_FLAGS = ("allow_private_media_hosts", "model_option")
+SWITCH_WORKER_FLAGS = ("no_prefix_cache",)
+
+
+class GatewaySettings(BaseSettings):
+    """`glimpsed gateway`."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="address to listen on", title="host")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one", title="port")
+    queue: str = Field("local", description="local, ipc://PATH or redis://HOST[:PORT][/DB]", title="url")
+    api_key: Annotated[CommaSeparated, NoDecode] = Field((), description="accept only requests with one of these keys")
+    max_queue: int = Field(512, ge=1, description="requests that may wait for one model", title="n")
+    request_timeout: float = Field(600.0, gt=0, description="seconds a request may take", title="s")
+    max_body_size: ByteSize = Field(ByteSize(32 << 20), gt=0, description="largest request body", title="bytes")
+    limit_images: int = Field(16, ge=0, description="pictures in one request", title="n")
+    limit_videos: int = Field(2, ge=0, description="clips in one request", title="n")
+    shutdown_timeout: float = Field(30.0, ge=0, description="seconds running requests get after SIGTERM", title="s")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
+    log_format: Literal["text", "json"] = Field("text", description="text or json")
+
+
+class ServeSettings(GatewaySettings):
+    """`glimpsed serve`: the gateway's and how many workers to start."""
+
+    workers_per_model: int = Field(1, ge=1, le=64, description="worker processes for each model", title="n")
+
+
+class ChatSettings(BaseSettings):
+    """`glimpsed chat`."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid")
+
+    base_url: str = Field("http://127.0.0.1:8000/v1", description="the server's API", title="url")
+    api_key: Annotated[CommaSeparated, NoDecode] = Field((), description="the server's key", title="key")
+    model: str | None = Field(None, description="which of the server's models; default: the first", title="name")
+    max_tokens: int | None = Field(None, ge=1, description="tokens of an answer", title="n")
+    temperature: float | None = Field(None, ge=0, description="0 takes the likeliest token", title="t")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model to serve: the name that clients use, and the checkpoint folder, hub name or "demo"."""
+
+    name: str
+    model: str
+
+
+def parse_models(arguments: list[str]) -> list[ModelSpec]:
+    """MODEL or NAME=MODEL, each; none: the built-in demo model. Raises ConfigError for an empty or repeated name."""
+    specs = [_parse_model(argument) for argument in arguments] or [ModelSpec(DEMO_NAME, DEMO_MODEL)]
+    names = [spec.name for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"MODEL: two models would be served as '{name}'; name them apart with NAME=MODEL")
+    return specs
+
+
+def local_queue_path() -> Path:
+    """Where a gateway and workers that were started apart on this machine meet under `--queue local`."""
+    return Path(tempfile.gettempdir()) / f"glimpsed-{os.getuid()}" / "queue"
+
+
+def _parse_model(argument: str) -> ModelSpec:
+    name, separator, model = argument.partition("=")
+    if not separator:
+        name, model = "", argument
+    if not model or (separator and not name):
+        raise ConfigError(f"MODEL: '{argument}' is neither MODEL nor NAME=MODEL")
+    if not name:
+        path = Path(model).expanduser()
+        name = DEMO_NAME if model == DEMO_MODEL else path.resolve().name if path.exists() else model
+    return ModelSpec(name, model)

@@ -1,0 +1,101 @@
+"""`python -m workers MODEL`: one worker process.
+
+Exit codes: 0 drained, 1 the backend failed, 2 bad settings, 3 the model cannot be loaded (restarting is useless).
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+from schemas.control import Hello
+from schemas.flags import ConfigError
+from schemas.logs import configure_logging
+from workers.handlers.base import FatalError, JobHandler, ModelLoadError
+from workers.health import die_with_parent, leave_with_parent
+from workers.settings import WorkerSettings, parse_command_line
+from workers.transport.base import JobSource
+from workers.worker import Worker
+
+EXIT_FAILED, EXIT_BAD_SETTINGS, EXIT_CANNOT_LOAD = 1, 2, 3
+
+log = logging.getLogger("workers")
+
+
+OpenHandler = Callable[[WorkerSettings], Awaitable[JobHandler]]
+
+
+def main(argv: list[str], open_handler: OpenHandler | None = None) -> int:
+    """The process's life; its exit code. `open_handler` loads the model; None: the one that loads checkpoints."""
+    if argv in (["--doctor"], ["--list-families"]):
+        from workers.doctor import list_architectures, report
+
+        print(report() if argv == ["--doctor"] else list_architectures())
+        return 0
+    try:
+        settings = parse_command_line(argv)
+        source = open_source(settings.queue_address)
+    except ConfigError as error:
+        print(f"glimpsed worker: {error}", file=sys.stderr)
+        return EXIT_BAD_SETTINGS
+    configure_logging(settings.log_level, settings.log_format, f"worker[{os.getpid()}]")
+    if settings.supervisor_pid is not None:
+        die_with_parent(settings.supervisor_pid)
+    try:
+        asyncio.run(serve(settings, source, open_handler or _open_checkpoint))
+    except ModelLoadError as error:
+        print(f"glimpsed worker: {error}", file=sys.stderr)
+        return EXIT_CANNOT_LOAD
+    except (FatalError, ConnectionError) as error:
+        log.error("ends: %s", error)
+        return EXIT_FAILED
+    return 0
+
+
+def open_source(address: str) -> JobSource:
+    """The worker's end of the queue with this URL. Raises ConfigError."""
+    if address.startswith("ipc://"):
+        from workers.transport.zeromq import ZeroMQSource
+
+        return ZeroMQSource(address)
+    raise ConfigError(f"--queue: '{address}' is neither local nor ipc://PATH")
+
+
+async def serve(settings: WorkerSettings, source: JobSource, open_handler: OpenHandler) -> None:
+    """Load the model, then work until drained. Raises ModelLoadError, FatalError."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # While it loads, a thread is inside the model's code and cannot be asked to stop; nothing is lost by leaving.
+        loop.add_signal_handler(number, os._exit, 0)
+    # A worker that was started by hand may outlive the shell that it came from.
+    parent_watch = asyncio.create_task(leave_with_parent(settings.supervisor_pid)) if settings.supervisor_pid else None
+    handler = await open_handler(settings)
+    try:
+        hello = Hello(worker_id=f"worker-{os.getpid()}-{secrets.token_hex(4)}", pid=os.getpid(), card=handler.card)
+        worker = Worker(source, handler, hello, settings.max_jobs)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, _drain_or_leave, worker)
+        await worker.run()
+    finally:
+        if parent_watch is not None:
+            parent_watch.cancel()
+        await handler.close()
+
+
+async def _open_checkpoint(settings: WorkerSettings) -> JobHandler:
+    from workers.handlers.open import open_handler
+
+    return await open_handler(settings)
+
+
+def _drain_or_leave(worker: Worker) -> None:
+    if worker.is_draining:
+        os._exit(EXIT_FAILED)
+    worker.drain()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
