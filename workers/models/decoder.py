@@ -11,6 +11,7 @@ from torch import Tensor
 from workers.attention.base import Attend, Step
 from workers.models.base import KVSpec, WeightSource
 from workers.models.config import DecoderSpec
+from workers.models.layers import RMSNorm, take_rms_norm
 from workers.models.linear import take_linear
 from workers.models.rope import Rope
 
@@ -20,7 +21,6 @@ class DecoderLayer:
 
     __slots__ = (
         "_down",
-        "_eps",
         "_gate_up",
         "_head_dim",
         "_index",
@@ -32,7 +32,6 @@ class DecoderLayer:
         "_qk_norm",
         "_qkv",
         "_rope",
-        "_width",
     )
 
     def __init__(self, spec: DecoderSpec, weights: WeightSource, prefix: str, index: int, rope: Rope) -> None:
@@ -40,37 +39,35 @@ class DecoderLayer:
         q_width, kv_width = spec.num_heads * head_dim, spec.num_kv_heads * head_dim
         self._index = index
         self._rope = rope
-        self._width = (width,)
-        self._eps = spec.norm_eps
         self._num_heads, self._num_kv_heads, self._head_dim = spec.num_heads, spec.num_kv_heads, head_dim
-        self._input_norm = weights.take(f"{prefix}input_norm.weight", (width,))
+        self._input_norm = take_rms_norm(weights, f"{prefix}input_norm", width, spec.norm_eps)
         self._qkv = take_linear(weights, f"{prefix}qkv", (q_width, kv_width, kv_width), width, spec.qkv_bias)
-        self._qk_norm = self._take_qk_norm(weights, prefix) if spec.qk_norm else None
+        self._qk_norm = self._take_qk_norm(weights, prefix, spec.norm_eps) if spec.qk_norm else None
         self._out = take_linear(weights, f"{prefix}out", (width,), q_width, spec.out_bias)
-        self._post_norm = weights.take(f"{prefix}post_norm.weight", (width,))
+        self._post_norm = take_rms_norm(weights, f"{prefix}post_norm", width, spec.norm_eps)
         self._gate_up = take_linear(weights, f"{prefix}gate_up", (spec.intermediate_size,) * 2, width)
         self._down = take_linear(weights, f"{prefix}down", (width,), spec.intermediate_size)
 
-    def _take_qk_norm(self, weights: WeightSource, prefix: str) -> Tensor:
-        """Both norms' weights as one [num_heads + num_kv_heads, head_dim], a row for each head."""
+    def _take_qk_norm(self, weights: WeightSource, prefix: str, eps: float) -> RMSNorm:
+        """Both norms as one with weight [num_heads + num_kv_heads, head_dim], a row for each head."""
         q_norm = weights.take(f"{prefix}q_norm.weight", (self._head_dim,))
         k_norm = weights.take(f"{prefix}k_norm.weight", (self._head_dim,))
         q_rows, k_rows = q_norm.expand(self._num_heads, -1), k_norm.expand(self._num_kv_heads, -1)
-        return torch.cat((q_rows, k_rows))
+        return RMSNorm(torch.cat((q_rows, k_rows)), eps)
 
     def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """hidden [T, H]; cos, sin [T, 1, head_dim] -> [T, H]."""
-        hidden = hidden + self._attention(
-            F.rms_norm(hidden, self._width, self._input_norm, self._eps), cos, sin, attend
-        )
-        return hidden.add_(self._mlp(F.rms_norm(hidden, self._width, self._post_norm, self._eps)))
+        hidden = hidden + self._attention(self._input_norm(hidden), cos, sin, attend)
+        return hidden.add_(self._mlp(self._post_norm(hidden)))
 
     def _attention(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         heads = self._qkv(x).view(x.shape[0], -1, self._head_dim)
-        qk, v = torch.split(heads, (self._num_heads + self._num_kv_heads, self._num_kv_heads), dim=1)
+        qk = heads.narrow(1, 0, self._num_heads + self._num_kv_heads)
+        v = heads.narrow(1, self._num_heads + self._num_kv_heads, self._num_kv_heads)
         if self._qk_norm is not None:
-            qk = F.rms_norm(qk, (self._head_dim,), None, self._eps).mul_(self._qk_norm)
-        q, k = torch.split(self._rope.rotate(qk, cos, sin), (self._num_heads, self._num_kv_heads), dim=1)
+            qk = self._qk_norm(qk)
+        self._rope.rotate_(qk, cos, sin)
+        q, k = qk.narrow(1, 0, self._num_heads), qk.narrow(1, self._num_heads, self._num_kv_heads)
         return self._out(attend(self._index, q, k, v))
 
     def _mlp(self, x: Tensor) -> Tensor:
@@ -90,7 +87,7 @@ class Decoder:
             DecoderLayer(spec, weights, f"{prefix}layers.{index}.", index, self._rope)
             for index in range(spec.num_layers)
         ]
-        self._norm = weights.take(f"{prefix}norm.weight", (spec.hidden_size,))
+        self._norm = take_rms_norm(weights, f"{prefix}norm", spec.hidden_size, spec.norm_eps)
         self._head = take_linear(weights, f"{prefix}head", (spec.vocab_size,), spec.hidden_size)
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
@@ -102,7 +99,7 @@ class Decoder:
         cos, sin = self._rope(step.positions, step.rope_lens)
         for layer in self._layers:
             hidden = layer(hidden, cos, sin, step.attend)
-        return F.rms_norm(hidden, (self.spec.hidden_size,), self._norm, self.spec.norm_eps)
+        return self._norm(hidden)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[R, H] -> float32 [R, V]."""

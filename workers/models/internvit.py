@@ -9,7 +9,7 @@ from torch import Tensor
 
 from workers.models.base import ModelError, WeightSource
 from workers.models.config import VisionSpec
-from workers.models.layers import Norm
+from workers.models.layers import RMSNorm, take_layer_norm, take_rms_norm
 from workers.models.linear import take_linear
 
 
@@ -19,43 +19,38 @@ class VisionLayer:
     def __init__(self, spec: VisionSpec, weights: WeightSource, prefix: str) -> None:
         width = spec.hidden_size
         self._num_heads = spec.num_heads
-        self._eps = spec.norm_eps
-        self._norm1 = Norm(weights, f"{prefix}norm1", width, spec.norm_eps, spec.is_rms)
+        take_norm = take_rms_norm if spec.is_rms else take_layer_norm
+        self._norm1 = take_norm(weights, f"{prefix}norm1", width, spec.norm_eps)
         self._qkv = take_linear(weights, f"{prefix}qkv", (width, width, width), width, spec.qkv_bias)
-        self._qk_norm = self._take_qk_norm(weights, prefix, width) if spec.qk_norm else None
+        self._qk_norm = _take_qk_norm(spec, weights, prefix) if spec.qk_norm else None
         self._out = take_linear(weights, f"{prefix}out", (width,), width, bias=True)
         self._scale1 = weights.take(f"{prefix}scale1", (width,))
-        self._norm2 = Norm(weights, f"{prefix}norm2", width, spec.norm_eps, spec.is_rms)
+        self._norm2 = take_norm(weights, f"{prefix}norm2", width, spec.norm_eps)
         self._fc1 = take_linear(weights, f"{prefix}fc1", (spec.intermediate_size,), width, bias=True)
         self._fc2 = take_linear(weights, f"{prefix}fc2", (width,), spec.intermediate_size, bias=True)
         self._scale2 = weights.take(f"{prefix}scale2", (width,))
 
-    @staticmethod
-    def _take_qk_norm(weights: WeightSource, prefix: str, width: int) -> Tensor:
-        """RMS over the whole width, all heads together: [2, C], q's weight and k's."""
-        names = (f"{prefix}q_norm.weight", f"{prefix}k_norm.weight")
-        return torch.stack([weights.take(name, (width,)) for name in names])
-
     def __call__(self, x: Tensor) -> Tensor:
         """[N, P, C] -> [N, P, C]."""
         x = torch.addcmul(x, self._attention(self._norm1(x)), self._scale1)
-        branch = self._fc2(F.gelu(self._fc1(self._norm2(x))))
+        branch = self._fc2(self._fc1.gelu(self._norm2(x)))
         return x.addcmul_(branch, self._scale2)
 
     def _attention(self, x: Tensor) -> Tensor:
         n, length, width = x.shape
         qkv = self._qkv(x).view(n, length, 3, width)
-        qk, v = torch.split(qkv, (2, 1), dim=2)
+        qk, v = qkv.narrow(2, 0, 2), qkv.select(2, 2)
         if self._qk_norm is not None:
-            qk = F.rms_norm(qk, (width,), None, self._eps).mul_(self._qk_norm)
-        q, k = qk.unbind(2)
-        heads = (n, length, self._num_heads, -1)
-        mixed = F.scaled_dot_product_attention(
-            q.unflatten(-1, heads[2:]).transpose(1, 2),
-            k.unflatten(-1, heads[2:]).transpose(1, 2),
-            v.reshape(heads).transpose(1, 2),
-        )
+            qk = self._qk_norm(qk)
+        q, k, v = (part.view(n, length, self._num_heads, -1).transpose(1, 2) for part in (*qk.unbind(2), v))
+        mixed = F.scaled_dot_product_attention(q, k, v)
         return self._out(mixed.transpose(1, 2).reshape(n, length, width))
+
+
+def _take_qk_norm(spec: VisionSpec, weights: WeightSource, prefix: str) -> RMSNorm:
+    """RMS over the whole width, all heads together, whatever the other norms are; weight [2, C]: q's row, k's row."""
+    rows = [weights.take(f"{prefix}{x}_norm.weight", (spec.hidden_size,)) for x in "qk"]
+    return RMSNorm(torch.stack(rows), spec.norm_eps)
 
 
 class VisionTower:

@@ -1,22 +1,51 @@
-"""The one place where a weight matrix meets activations."""
+"""The one place where a weight matrix meets activations.
 
+On a CPU, weights are kept in oneDNN's blocked layout: F.linear takes 1.1 to 1.7 times as long in float32 from 16 rows
+on and 1.05 to 2 times in bfloat16 at all sizes, and oneDNN's rows depend less on how many others share the product.
+PyTorch's public doors to it (torch.utils.mkldnn, torch._C._nn.mkldnn_linear) convert both sides of every call and gain
+nothing, so two private operators are used, after a probe that they exist and agree with F.linear.
+"""
+
+from functools import cache
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from workers.models.base import WeightSource
 
+MIN_PACKED_ELEMENTS = 1 << 16
+"""A packed call costs about 10 microseconds more in dispatch: smaller matrices are left as they are."""
+
 
 class Linear:
-    """y = x W^T + b with W [out_features, in_features]."""
+    """y = x W^T + b with W [out_features, in_features]; a packed layer does not keep the plain weight."""
 
-    __slots__ = ("weight", "bias", "shape")
+    __slots__ = ("_bias", "_run_packed", "_weight")
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.weight = weight
-        self.bias = bias
+        is_packed = weight.device.type == "cpu" and weight.numel() >= MIN_PACKED_ELEMENTS and can_pack(weight.dtype)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight) if is_packed else weight
+        self._bias = bias
+        self._run_packed = torch.ops.mkldnn._linear_pointwise.default if is_packed else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias)
+        """[..., in_features] -> [..., out_features]."""
+        if self._run_packed is None:
+            return F.linear(x, self._weight, self._bias)
+        y: Tensor = self._run_packed(x, self._weight, self._bias, "none", [], "")
+        return y
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """The layer and an exact GELU after it, as one operation where packed."""
+        if self._run_packed is None:
+            return F.gelu(F.linear(x, self._weight, self._bias))
+        y: Tensor = self._run_packed(x, self._weight, self._bias, "gelu", [], "none")
+        return y
+
+    @property
+    def is_packed(self) -> bool:
+        return self._run_packed is not None
 
 
 def take_linear(
@@ -24,5 +53,23 @@ def take_linear(
 ) -> Linear:
     """The layer `name` of `weights`; its rows are the blocks `out_parts`, stacked."""
     out_features = sum(out_parts)
-    weight = weights.take(f"{name}.weight", (out_features, in_features), out_parts)
-    return Linear(weight, weights.take(f"{name}.bias", (out_features,), out_parts) if bias else None)
+    offset = weights.take(f"{name}.bias", (out_features,), out_parts) if bias else None
+    return Linear(weights.take(f"{name}.weight", (out_features, in_features), out_parts), offset)
+
+
+@cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build and processor have the oneDNN operators for `dtype`, and they compute what F.linear does."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in ((3, 32), (48, 32), (48,)))
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        found = torch.ops.mkldnn._linear_pointwise.default(x, packed, bias, "none", [], "")
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    tolerance = 64 * torch.finfo(dtype).eps
+    return torch.allclose(
+        found.float(), F.linear(x.float(), weight.float(), bias.float()), rtol=tolerance, atol=tolerance
+    )

@@ -58,10 +58,10 @@ class Rope:
             return self._plain_cos[positions], self._plain_sin[positions]
         return self._rotation(positions, rope_lens)
 
-    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [T, heads, head_dim], overwritten with its rotation and returned."""
+    def rotate_(self, x: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Overwrite x [T, heads, head_dim], a view or not, with its rotation."""
         swapped = torch.roll(x, self._half, -1)
-        return x.mul_(cos).addcmul_(swapped, sin)
+        x.mul_(cos).addcmul_(swapped, sin)
 
     def _rotation(self, positions: Tensor, rope_lens: Tensor) -> tuple[Tensor, Tensor]:
         angles = positions.to(torch.float32)[:, None] * self._inverse_frequencies(rope_lens)
