@@ -57,8 +57,10 @@ class BlockManager:
 
     def can_allocate(self, seq: Sequence, num_tokens: int, num_spare_blocks: int = 0) -> bool:
         """Whether `allocate` would succeed and leave `num_spare_blocks` free."""
-        prefix = [] if seq.block_table else self._find_prefix(seq)
-        num_held = len(seq.block_table) + sum(self._num_holders[block] > 0 for block in prefix)
+        if seq.block_table:
+            num_held = len(seq.block_table)
+        else:
+            num_held = sum(self._num_holders[block] > 0 for block in self._find_prefix(seq))
         return self.blocks_for(num_tokens) - num_held + num_spare_blocks <= self.num_free_blocks
 
     def allocate(self, seq: Sequence, num_tokens: int) -> None:
@@ -102,7 +104,6 @@ class BlockManager:
             else:
                 self._cached[block] = None
         seq.block_table.clear()
-        seq.num_committed_blocks = 0
 
     def reset_prefix_cache(self) -> bool:
         """Forget all cached content. False, and nothing happens, while a sequence holds blocks."""

@@ -218,7 +218,6 @@ class Scheduler:
     def _make_room(self, seq: Sequence, num_tokens: int, step: _Step) -> bool:
         """Find pages for a running sequence; False when it was itself the last in order and lost its own."""
         while not self._block_manager.can_allocate(seq, num_tokens):
-            step.is_admitting = False
             victim = self._running[-1]
             self._preempt(victim, step)
             if victim is seq:

@@ -1,6 +1,8 @@
 import itertools
 from collections.abc import Callable
 
+import pytest
+
 from workers.engine.block_hash import extend_block_hashes, root_hash
 from workers.engine.sequence import MediaInput, Sequence
 
@@ -56,7 +58,7 @@ def test_media_count_only_in_the_blocks_that_they_overlap_and_those_after() -> N
 
 def test_rows_of_a_picture_are_told_apart_by_offset() -> None:
     tokens = [9] * 8
-    assert hashes(tokens, (MediaInput(0, 8, b"cat"),))[0] != hashes(tokens, (MediaInput(1, 7, b"cat"),))[0]
+    assert hashes(tokens, (MediaInput(0, 7, b"cat"),))[0] != hashes(tokens, (MediaInput(1, 7, b"cat"),))[0]
 
 
 def test_where_one_key_ends_and_the_next_begins_is_part_of_the_hash() -> None:
@@ -98,6 +100,12 @@ def test_outputs_past_the_rope_limit_are_not_shared_with_a_prompt_of_that_length
     assert not set(grown) & set(prompt)
 
 
-def test_block_across_the_rope_limit_is_not_plain() -> None:
-    grown = hashes(list(range(16)), rope_regime=dynamic(13), num_prompt_tokens=12)
+def test_longer_prompts_in_one_regime_are_not_shared_across_lengths() -> None:
+    found = [hashes(list(range(length)), rope_regime=lambda length: int(length > 16)) for length in (20, 24)]
+    assert not set(found[0]) & set(found[1])
+
+
+@pytest.mark.parametrize("limit", [13, 15])
+def test_block_across_the_rope_limit_is_not_plain(limit: int) -> None:
+    grown = hashes(list(range(16)), rope_regime=dynamic(limit), num_prompt_tokens=12)
     assert [ours == plain for ours, plain in zip(grown, hashes(list(range(16))), strict=True)] == [True] * 3 + [False]

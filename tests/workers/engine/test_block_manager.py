@@ -165,6 +165,15 @@ def test_reset_forgets_only_when_nothing_is_held() -> None:
     manager.check([])
 
 
+def test_content_computed_anew_is_found_again() -> None:
+    manager = BlockManager(4, BLOCK)
+    seq = compute(manager, sequence(list(range(9))))
+    manager.free(seq)
+    manager.reset_prefix_cache()
+    compute(manager, seq)
+    assert manager.lookup(sequence(list(range(9)))) == 8
+
+
 def test_check_finds_a_lost_block_and_a_wrong_holder() -> None:
     manager = BlockManager(4, BLOCK)
     seq = compute(manager, sequence(list(range(5))))

@@ -70,6 +70,18 @@ def test_item_larger_than_the_cache_is_kept_only_while_in_use() -> None:
     cache.check()
 
 
+def test_item_whose_user_ends_before_its_step_is_done_stays_pending() -> None:
+    cache = EncoderCache(4, 1)
+    cache.add(b"a", 4)
+    cache.acquire(b"a", "r")
+    cache.release(b"a", "r")
+    cache.check()
+    assert not cache.can_add(4)
+    cache.complete([b"a"])
+    assert cache.can_add(4) and b"a" in cache
+    cache.check()
+
+
 def test_failed_step_forgets_what_it_was_to_encode() -> None:
     cache = EncoderCache(8, 1)
     cache.add(b"a", 4)

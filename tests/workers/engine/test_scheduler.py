@@ -150,6 +150,7 @@ def test_prefill_budget_goes_to_the_earlier_arrival() -> None:
     rig.add(prompt("a", 25))
     rig.add(prompt("b", 4))
     assert chunks_of(rig.step()) == [("a", 0, 10, False)]
+    assert rig.scheduler.num_waiting == 1  # no seat or pages before there are tokens to compute
     assert chunks_of(rig.step()) == [("a", 10, 10, False)]
     assert chunks_of(rig.step()) == [("a", 20, 5, True), ("b", 0, 4, True)]
 
@@ -262,6 +263,17 @@ def test_second_turn_computes_only_what_is_new() -> None:
     rig.add(second)
     plan = rig.step()
     assert second.num_cached_tokens == plan.chunks[0].start >= 16
+    rig.run()
+
+
+def test_cached_outputs_of_a_resumed_request_are_not_cached_prompt() -> None:
+    rig = Rig()
+    first = rig.add(prompt("a", 6, max_new_tokens=12))
+    rig.run()
+    second = rig.add(prompt("b", 6, max_new_tokens=20, seed=1))
+    second.token_ids[:] = first.token_ids
+    rig.step()
+    assert second.num_cached_tokens == 6
     rig.run()
 
 
@@ -401,6 +413,18 @@ def test_failed_step_is_planned_again() -> None:
     assert [item.tiles for item in rig.step().encode] == [b"cat"]
     rig.run()
     assert seqs[1].output_ids == expected
+
+
+def test_failed_step_leaves_no_embedding_in_use() -> None:
+    rig = Rig(encoder_tokens=6, prefix_cache=False)
+    media = (picture(1, 6, b"cat"),)
+    rig.add(prompt("a", 9, media=media))
+    rig.run()
+    rig.add(prompt("b", 9, media=media))
+    rig.scheduler.discard(rig.scheduler.schedule())
+    assert rig.encoder_cache.can_add(6)
+    rig.run()
+    assert rig.runner.encoded == [b"cat-key"]
 
 
 def test_misuse_is_refused() -> None:
