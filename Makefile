@@ -1,0 +1,53 @@
+# make install [VENV=.venv]          what the daemon and its tests need, in a virtual environment
+# make serve [PORT=8000] [MODEL=...] the daemon in the foreground; no MODEL: the built-in demo model
+# make test | lint | clean
+# make goldens GOLDENS=DIR           the lean reference files of tests/goldens anew, from a full set
+#
+# Another package index (for example torch's own, with smaller CPU builds) is chosen as pip has it:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make install
+
+VENV ?= .venv
+PORT ?= 8000
+MODEL ?=
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.glimpsed-installed
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+
+.PHONY: install serve test lint goldens clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || ( \
+		for python in python3 python3.11 python3.12 python3.13; do \
+			if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+				$$python -m venv $(VENV) && exit 0; \
+				echo "$$python cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv" >&2; \
+				rm -rf $(VENV); exit 1; \
+			fi; \
+		done; \
+		echo "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH" >&2; exit 1 )
+	$(PIP) $(TORCH) setuptools
+	$(PIP) --no-build-isolation --editable '.[worker,test]'
+	@touch $@
+
+serve: install
+	@exec $(BIN)/glimpsed serve --port $(PORT) $(MODEL)
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+goldens: install
+	@test -n "$(GOLDENS)" || { echo "make goldens GOLDENS=DIR: the folder with the full set" >&2; exit 2; }
+	$(BIN)/python tests/goldens/make_lean.py $(GOLDENS)
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -not -path './$(VENV)/*' -prune -exec rm -rf {} +
