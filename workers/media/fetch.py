@@ -142,7 +142,11 @@ class Fetcher:
         location = response.headers.get("Location")
         if not location:
             raise media_error(kind, Failure.DOWNLOAD, "The URL redirects to nowhere.")
-        target = judge_url(str(url.join(URL(location, encoded=location.isascii()))), self._policy)
+        try:
+            joined = url.join(URL(location, encoded=location.isascii()))
+        except ValueError as error:
+            raise Refused("The URL redirects to one that cannot be read.") from error
+        target = judge_url(str(joined), self._policy)
         if url.scheme == "https" and target.scheme == "http":
             raise Refused("The URL redirects from https to http.")
         return target

@@ -83,6 +83,8 @@ def _sniff(source: BinaryIO) -> str:
 
 
 def _decode(source: BinaryIO, image_format: str, exif_transpose: bool) -> Image.Image:
+    if image_format == "WEBP":
+        _check_size(*_webp_size(source))
     image = Image.open(source, formats=[image_format])
     if image.format != image_format:  # a JPEG that is a container of several pictures
         raise _bad_format()
@@ -97,6 +99,21 @@ def _decode(source: BinaryIO, image_format: str, exif_transpose: bool) -> Image.
     turn = _TURNS.get(_orientation(image)) if exif_transpose else None
     picture = image if image.mode == "RGB" else image.convert("RGB")
     return picture.transpose(turn) if turn is not None else picture
+
+
+def _webp_size(source: BinaryIO) -> tuple[int, int]:
+    """The canvas: Pillow's reader allocates it while opening, before it can be asked.
+
+    WebP container specification: VP8X has 24-bit sizes less one, VP8L 14-bit ones, VP8 14-bit ones as they are.
+    """
+    head = source.read(30).ljust(30, b"\x00")
+    source.seek(0)
+    if head[12:16] == b"VP8X":
+        return 1 + int.from_bytes(head[24:27], "little"), 1 + int.from_bytes(head[27:30], "little")
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
 
 
 def _check_size(width: int, height: int) -> None:

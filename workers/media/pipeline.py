@@ -38,7 +38,7 @@ class MediaPipeline:
             raise
 
     async def close(self) -> None:
-        """Ends downloads and decodings that are under way; their callers see a cancellation."""
+        """Ends downloads and decodings that are under way; their callers get Unavailable."""
         await self._downloads.close()
         await self._decodings.close()
         await self._fetcher.close()

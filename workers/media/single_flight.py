@@ -2,9 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from schemas.errors import Unavailable
+
 _T = TypeVar("_T")
+
+
+@dataclass
+class _Flight(Generic[_T]):
+    task: asyncio.Task[_T]
+    num_waiting: int = 0
 
 
 class SingleFlight(Generic[_T]):
@@ -14,24 +23,29 @@ class SingleFlight(Generic[_T]):
     """
 
     def __init__(self) -> None:
-        self._flights: dict[Hashable, tuple[asyncio.Task[_T], list[None]]] = {}
+        self._flights: dict[Hashable, _Flight[_T]] = {}
 
     async def run(self, key: Hashable, work: Callable[[], Awaitable[_T]]) -> _T:
-        if key not in self._flights:
-            self._flights[key] = asyncio.get_running_loop().create_task(_as_coroutine(work)), []
-        task, waiting = self._flights[key]
-        waiting.append(None)
+        """Raises what the work raises, and Unavailable where `close()` ended it."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.get_running_loop().create_task(_as_coroutine(work)))
+        flight.num_waiting += 1
         try:
-            return await asyncio.shield(task)
+            # Waited for, not awaited: the end of the work is no end of the caller.
+            await asyncio.wait([flight.task])
         finally:
-            waiting.pop()
-            if task.done() or not waiting:
-                if self._flights.get(key, (None,))[0] is task:
+            flight.num_waiting -= 1
+            if flight.task.done() or flight.num_waiting == 0:
+                flight.task.cancel()
+                if self._flights.get(key) is flight:
                     del self._flights[key]
-                task.cancel()
+        if flight.task.cancelled():
+            raise Unavailable("Media cannot be prepared now: the worker is stopping.")
+        return flight.task.result()
 
     async def close(self) -> None:
-        tasks = [task for task, _ in self._flights.values()]
+        tasks = [flight.task for flight in self._flights.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,60 @@
+import base64
+
+import pytest
+
+from schemas.errors import ErrorCode, MediaError
+from workers.media.data_url import decode_data_url
+from workers.media.types import MediaKind
+
+LIMIT_BYTES = 4 << 20
+
+
+async def decode(text: str, kind: MediaKind = MediaKind.IMAGE) -> bytes:
+    return await decode_data_url(text, kind, LIMIT_BYTES)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000, 786_431, 786_432, 786_433, 3_000_000])
+async def test_content_comes_back_whole_across_steps(size: int) -> None:
+    content = (bytes(range(256)) * (size // 256 + 1))[:size]
+    assert await decode("data:image/png;base64," + base64.b64encode(content).decode()) == content
+
+
+@pytest.mark.parametrize("header", ["DATA:Image/PNG;Base64", "data:image/png;charset=x;base64"])
+async def test_case_and_parameters_do_not_matter(header: str) -> None:
+    assert await decode(header + ",QUJD") == b"ABC"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("data:", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png,rawbytes", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,", ErrorCode.EMPTY_IMAGE_FILE),
+        ("data:text/html;base64,QUJD", ErrorCode.UNSUPPORTED_IMAGE_MEDIA_TYPE),
+        ("data:;base64,QUJD", ErrorCode.UNSUPPORTED_IMAGE_MEDIA_TYPE),
+        ("data:video/mp4;base64,QUJD", ErrorCode.UNSUPPORTED_IMAGE_MEDIA_TYPE),
+        ("data:image/png;base64,QU JD", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,QUJD\n", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,__-_", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,QUI", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,QUJDR", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,QUJ=", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,QQ==QUJD", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,====", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,Q\x00U\x00", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,ＱＵＪＤ", ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64," + "A" * (8 << 20), ErrorCode.IMAGE_FILE_TOO_LARGE),
+        ("data:image/png;base64," + "A" * ((1 << 20) - 2) + "==" + "QUJD", ErrorCode.INVALID_BASE64_IMAGE),
+    ],
+)  # fmt: skip
+async def test_anything_not_canonical_is_refused(text: str, code: ErrorCode) -> None:
+    with pytest.raises(MediaError) as failed:
+        await decode(text)
+    assert failed.value.code == code
+
+
+async def test_codes_follow_the_kind() -> None:
+    with pytest.raises(MediaError) as failed:
+        await decode("data:image/gif;base64,QUJD", MediaKind.VIDEO)
+    assert failed.value.code == ErrorCode.UNSUPPORTED_VIDEO_MEDIA_TYPE
