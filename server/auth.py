@@ -10,7 +10,6 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from schemas.errors import ErrorCode, RequestError
@@ -24,12 +23,12 @@ class ApiKeys:
     """The keys that open the API; none at all means that everybody may ask, as one tenant."""
 
     def __init__(self, keys: Iterable[str] = ()) -> None:
-        self._digests = [_digest(key) for key in keys]
+        self._digests = [_digest(key.encode()) for key in keys]
 
     def __len__(self) -> int:
         return len(self._digests)
 
-    def tenant(self, authorization: str) -> str | None:
+    def tenant(self, authorization: bytes) -> str | None:
         """The tenant that an Authorization header stands for (a short hash of the key), None if it is not valid."""
         if not self._digests:
             return ""
@@ -49,7 +48,7 @@ class AuthMiddleware:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
-        tenant = self._keys.tenant(Headers(scope=scope).get("authorization", ""))
+        tenant = self._keys.tenant(_authorization(scope))
         if tenant is None:
             error = RequestError(ErrorCode.INVALID_API_KEY, "A valid API key is needed: 'Authorization: Bearer KEY'.")
             # A browser asks its user for the key (as the password) only when challenged for Basic.
@@ -60,18 +59,22 @@ class AuthMiddleware:
         await self._app(scope, receive, send)
 
 
-def _presented(authorization: str) -> str:
+def _authorization(scope: Scope) -> bytes:
+    return next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+
+
+def _presented(authorization: bytes) -> bytes:
     """The key of a Bearer header, or the password of a Basic one; empty when there is neither."""
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() == "bearer":
+    scheme, _, value = authorization.partition(b" ")
+    if scheme.lower() == b"bearer":
         return value.strip()
-    if scheme.lower() == "basic":
+    if scheme.lower() == b"basic":
         try:
-            return base64.b64decode(value.strip(), validate=True).decode().partition(":")[2]
-        except (binascii.Error, ValueError):
-            return ""
-    return ""
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode(errors="surrogatepass")).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

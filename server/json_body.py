@@ -81,17 +81,13 @@ def _num_separators(body: bytes) -> int:
 
 
 def _is_deeper(value: Any, max_depth: int) -> bool:
-    level = [value]
-    for _ in range(max_depth + 1):
-        level = [
-            child
-            for node in level
-            if isinstance(node, dict | list)
-            for child in (node.values() if isinstance(node, dict) else node)
-        ]
-        if not level:
+    containers = [value] if isinstance(value, dict | list) else []
+    for _ in range(max_depth):
+        if not containers:
             return False
-    return True
+        children = (node.values() if isinstance(node, dict) else node for node in containers)
+        containers = [child for group in children for child in group if isinstance(child, dict | list)]
+    return bool(containers)
 
 
 def _invalid(reason: str) -> RequestError:

@@ -72,15 +72,18 @@ def _refusal(
 
 
 def _path(location: Sequence[int | str], body: object) -> str:
-    """The place in the client's own body; the validator's location also holds tags of unions, which are left out."""
+    """The place in the client's own body; the validator's location also holds the tags of unions, left out here."""
     names: list[str] = []
     here: Any = body
     for position, step in enumerate(location):
+        is_last = position + 1 == len(location)
         if isinstance(step, int) and isinstance(here, list) and step < len(here):
             here = here[step]
-        elif isinstance(step, str) and isinstance(here, dict) and step in here:
-            here = here[step]
-        elif not isinstance(here, dict) or position + 1 < len(location):
+        elif isinstance(step, str) and isinstance(here, dict):
+            if not is_last and isinstance(location[position - 1], int) and here.get("type") == step:
+                continue
+            here = here.get(step)
+        else:
             continue
         names.append(printable(str(step)))
     return ".".join(names)

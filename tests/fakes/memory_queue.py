@@ -25,6 +25,7 @@ class MemoryQueue:
         self.max_waiting = max_waiting
         self.submitted: list[ChatJob] = []
         self.cancelled: list[str] = []
+        self.was_cancelled = asyncio.Event()
         self.fleet = [worker(model) for model in models]
         self._waiting: list[ChatJob] = []
         self._playing: dict[str, asyncio.Task[None]] = {}
@@ -51,6 +52,7 @@ class MemoryQueue:
 
     async def cancel(self, job_id: str) -> None:
         self.cancelled.append(job_id)
+        self.was_cancelled.set()
         self._waiting = [job for job in self._waiting if job.job_id != job_id]
         if job_id in self._playing:
             self._playing.pop(job_id).cancel()
@@ -76,12 +78,16 @@ class MemoryQueue:
         """Send an event, outside of any script."""
         self._outbox.put_nowait(wire.encode(event))
 
+    def publish_lost(self, lost: JobLost) -> None:
+        """Tell the gateway that a worker is lost."""
+        self._outbox.put_nowait(lost)
+
     async def _play(self, job: ChatJob) -> None:
         try:
             async for event in self.script(job):
                 self.publish(event)
         except WorkerDied:
-            self._outbox.put_nowait(JobLost(job.job_id, job.epoch, "worker-0"))
+            self.publish_lost(JobLost(job.job_id, job.epoch, f"worker-{job.model}"))
 
 
 def worker(model: str, state: str = "ready", **figures: float) -> WorkerInfo:
