@@ -109,7 +109,7 @@ class Clip:
     def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
         self._source.seek(0)
         options = _NOTHING_ELSE | {"format_whitelist": _FORMAT_NAMES[self._format]}
-        with av.open(self._source, mode="r", format=self._format, options=options) as container:
+        with av.open(self._source, format=self._format, options=options, metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams or streams[0].codec_context is None:
                 raise media_error(MediaKind.VIDEO, Failure.PARSE, "The file has no video that can be decoded.")
@@ -134,9 +134,11 @@ def translated_errors() -> Iterator[None]:
     """PyAV's errors as ours; to be held around everything that reads from a clip."""
     try:
         yield
+    except MediaError:
+        raise
     except MemoryError as error:
         raise media_error(MediaKind.VIDEO, Failure.TOO_LARGE, "The video needs too much memory to decode.") from error
-    except (av.FFmpegError, EOFError, OverflowError, ArithmeticError) as error:
+    except Exception as error:  # a parser on hostile bytes raises anything
         raise _damaged() from error
 
 

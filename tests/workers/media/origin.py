@@ -11,7 +11,7 @@ from types import TracebackType
 
 from aiohttp import web
 
-from workers.media.fetch import FetchLimits, Fetcher
+from workers.media.fetch import Fetcher, FetchLimits
 from workers.media.guard import MediaPolicy
 from workers.media.types import MediaKind
 

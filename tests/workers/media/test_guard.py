@@ -114,7 +114,8 @@ def test_files_are_judged_by_where_they_really_are(tmp_path: Path) -> None:
     messages = set()
     for path in (
         outside / "secret.png", root / "link.png", root / "missing.png", root / "loop", "/etc/passwd",
-        f"{root}/../outside/secret.png", f"{root}/%2e%2e/outside/secret.png", f"{root}/deep/a%00.png", tmp_path / "root2",
+        f"{root}/../outside/secret.png", f"{root}/%2e%2e/outside/secret.png", f"{root}/deep/a%00.png",
+        tmp_path / "root2",
     ):  # fmt: skip
         with pytest.raises(Refused) as refused:
             judge_file(f"file://{path}", policy)

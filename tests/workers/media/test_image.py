@@ -166,8 +166,10 @@ def test_png_chunks_are_checked() -> None:
         b"", b"x", b"\x00" * 4096, b"<!doctype html><html></html>", b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"%PDF-1.7\n", b"8BPS\x00\x01" + b"\x00" * 20,
         b"icns\x00\x00\x00\x08", b"\x00\x00\x00\x18ftypheic" + b"\x00" * 16, b"\x00\x00\x00\x18ftypavif" + b"\x00" * 16,
-        b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51", b"\xd7\xcd\xc6\x9a", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
-        b"P6 1 1 255\n\x00\x00\x00", b"\x00\x00\x01\x00\x01\x00", b"#EXTM3U\n", b"\x00\x00\x00\x20ftypisom" + b"\x00" * 16,
+        b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51", b"\xd7\xcd\xc6\x9a",
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        b"P6 1 1 255\n\x00\x00\x00", b"\x00\x00\x01\x00\x01\x00", b"#EXTM3U\n",
+        b"\x00\x00\x00\x20ftypisom" + b"\x00" * 16,
     ],
 )  # fmt: skip
 def test_other_formats_never_reach_a_reader(content: bytes) -> None:
