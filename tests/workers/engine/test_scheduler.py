@@ -1,54 +1,11 @@
 import random
-from collections.abc import Callable
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.fakes.scheduling_rig import Rig, undisturbed_outputs
-from workers.engine.sequence import MediaInput, Sequence, Status
-
-PLACEHOLDER = 1000
-
-
-def prompt(
-    request_id: str,
-    num_tokens: int,
-    max_new_tokens: int = 4,
-    media: tuple[MediaInput, ...] = (),
-    priority: int = 0,
-    seed: int = 0,
-    emitted: tuple[int, ...] = (),
-    rope_regime: Callable[[int], int] | None = None,
-    stop_id: int | None = None,
-) -> Sequence:
-    """A prompt of which every (id, length) pair has its own tokens unless the seeds are equal."""
-    rng = random.Random(seed or request_id)
-    token_ids = [rng.randrange(100, 900) for _ in range(num_tokens)]
-    for item in media:
-        token_ids[item.start : item.end] = [PLACEHOLDER] * item.length
-    return Sequence(
-        request_id,
-        [*token_ids, *emitted],
-        num_tokens,
-        num_tokens + max_new_tokens,
-        media,
-        priority=priority,
-        rope_regime=rope_regime,
-        sampling=stop_id,
-    )
-
-
-def picture(start: int, length: int, content: bytes) -> MediaInput:
-    return MediaInput(start, length, key=content + b"-key", tiles=content)
-
-
-def chunks_of(plan: object) -> list[tuple[str, int, int, bool]]:
-    return [(chunk.seq.request_id, chunk.start, chunk.length, chunk.samples) for chunk in plan.chunks]  # type: ignore[attr-defined]
-
-
-# --- batching, chunks, budgets ---
+from tests.fakes.digest_runner import undisturbed_outputs
+from tests.fakes.prompts import chunks_of, picture, prompt
+from tests.fakes.scheduling_rig import Rig
+from workers.engine.sequence import Status
 
 
 def test_prompts_are_packed_together_and_then_decode_together() -> None:
@@ -119,9 +76,6 @@ def test_decode_never_waits_for_prefills() -> None:
         assert seq.num_output_tokens == before + 1
 
 
-# --- order and fairness ---
-
-
 def test_admission_goes_by_priority_then_arrival() -> None:
     rig = Rig(max_num_seqs=1)
     for name, priority in [("c", 5), ("a", -1), ("b", 0), ("d", 5)]:
@@ -175,9 +129,6 @@ def test_urgent_request_takes_the_seat_of_the_least_urgent() -> None:
     assert plan.preempted == ("b",) and ("urgent", 0, 3, True) in chunks_of(plan)
     rig.run()
     assert list(rig.finished) == ["urgent", "a", "b", "equal"]
-
-
-# --- pages ---
 
 
 def test_out_of_pages_the_latest_loses_its_own_and_comes_back_first() -> None:
@@ -252,126 +203,6 @@ def test_ten_times_oversubscribed_pool_gives_exact_outputs_without_deadlock(seed
     assert rig.num_preemptions > 0
 
 
-# --- prefix cache ---
-
-
-def test_second_turn_computes_only_what_is_new() -> None:
-    rig = Rig()
-    first = rig.add(prompt("a", 16, max_new_tokens=6, seed=1))
-    rig.run()
-    second = Sequence("b", [*first.token_ids, 500, 501], first.num_tokens + 2, 40)
-    rig.add(second)
-    plan = rig.step()
-    assert second.num_cached_tokens == plan.chunks[0].start >= 16
-    rig.run()
-
-
-def test_cached_outputs_of_a_resumed_request_are_not_cached_prompt() -> None:
-    rig = Rig()
-    first = rig.add(prompt("a", 6, max_new_tokens=12))
-    rig.run()
-    second = rig.add(prompt("b", 6, max_new_tokens=20, seed=1))
-    second.token_ids[:] = first.token_ids
-    rig.step()
-    assert second.num_cached_tokens == 6
-    rig.run()
-
-
-def test_spans_covered_by_the_prefix_cache_never_run_the_tower() -> None:
-    rig = Rig(encoder_tokens=0)  # nothing is kept: only the prefix cache can save the tower's work
-    media = (picture(2, 6, b"cat"),)
-    rig.add(prompt("a", 12, media=media, seed=1))
-    rig.run()
-    assert rig.runner.encoded == [b"cat-key"] and rig.runner.embeddings.keys() <= {b"cat-key"}
-    rig.add(prompt("b", 12, media=media, seed=1))
-    rig.run()
-    assert rig.runner.encoded == [b"cat-key"]
-
-
-def test_hit_that_ends_inside_a_picture_encodes_it_once_more() -> None:
-    rig = Rig(encoder_tokens=0)
-    media = (picture(2, 8, b"cat"),)
-    rig.add(prompt("a", 10, media=media, seed=1))
-    rig.run()
-    seq = rig.add(prompt("b", 10, media=media, seed=1))
-    expected = undisturbed_outputs(seq)
-    assert chunks_of(rig.step()) == [("b", 8, 2, True)]
-    rig.run()
-    assert rig.runner.encoded == [b"cat-key"] * 2 and seq.output_ids == expected
-
-
-def test_equal_prompts_with_different_pictures_share_nothing_behind_them() -> None:
-    rig = Rig()
-    seqs = [rig.add(prompt(name, 20, media=(picture(5, 8, name.encode()),), seed=1)) for name in ("cat", "dog")]
-    rig.run()
-    third = rig.add(prompt("bird", 20, media=(picture(5, 8, b"bird"),), seed=1))
-    rig.step()
-    assert third.num_cached_tokens == 4
-    assert seqs[0].output_ids != seqs[1].output_ids
-    rig.run()
-
-
-# --- vision tower ---
-
-
-def test_pictures_of_several_requests_are_encoded_in_one_step_and_once() -> None:
-    rig = Rig()
-    rig.add(prompt("a", 12, media=(picture(2, 4, b"cat"), picture(7, 4, b"cat"))))
-    rig.add(prompt("b", 12, media=(picture(1, 4, b"dog"),)))
-    rig.add(prompt("c", 12, media=(picture(3, 4, b"cat"),)))
-    assert [item.tiles for item in rig.step().encode] == [b"cat", b"dog"]
-    rig.run()
-    assert rig.runner.encoded == [b"cat-key", b"dog-key"]
-
-
-def test_chunk_stops_before_a_picture_that_the_budget_does_not_allow() -> None:
-    rig = Rig(max_encode_tokens=10)
-    rig.add(prompt("a", 30, media=(picture(2, 8, b"cat"), picture(15, 8, b"dog"))))
-    plan = rig.step()
-    assert chunks_of(plan) == [("a", 0, 15, False)] and [item.tiles for item in plan.encode] == [b"cat"]
-    assert chunks_of(rig.step()) == [("a", 15, 15, True)]
-
-
-def test_picture_beyond_the_encode_budget_runs_alone() -> None:
-    rig = Rig(max_encode_tokens=4, encoder_tokens=4)
-    rig.add(prompt("a", 30, media=(picture(2, 20, b"wide"),)))
-    assert [item.tiles for item in rig.step().encode] == [b"wide"]
-    rig.run()
-
-
-def test_small_pictures_behind_a_large_one_wait_their_turn() -> None:
-    rig = Rig(max_encode_tokens=10, max_num_seqs=8)
-    rig.add(prompt("a", 12, media=(picture(1, 4, b"cat"),)))
-    rig.add(prompt("b", 12, media=(picture(1, 10, b"wide"),)))
-    rig.add(prompt("c", 12, media=(picture(1, 4, b"dog"),)))
-    assert [item.tiles for item in rig.step().encode] == [b"cat"]
-    assert [item.tiles for item in rig.step().encode] == [b"wide"]
-    assert [item.tiles for item in rig.step().encode] == [b"dog"]
-
-
-def test_embedding_outlives_the_steps_that_cut_its_span() -> None:
-    rig = Rig(prefill_chunk=5, encoder_tokens=8)
-    rig.add(prompt("a", 20, media=(picture(3, 15, b"wide"),)))
-    rig.add(prompt("b", 20, media=(picture(3, 5, b"cat"),)))
-    rig.run()
-    assert rig.runner.encoded == [b"wide-key", b"cat-key"]
-    assert rig.encoder_cache.size_bytes == 5
-
-
-def test_cache_of_one_picture_serves_a_prompt_that_alternates_two() -> None:
-    rig = Rig(encoder_tokens=6, prefill_chunk=7)
-    names = [b"cat", b"dog", b"cat", b"dog"]
-    media = tuple(picture(1 + 7 * number, 6, name) for number, name in enumerate(names))
-    seq = rig.add(prompt("a", 32, media=media))
-    expected = undisturbed_outputs(seq)
-    rig.run()
-    assert seq.output_ids == expected
-    assert rig.runner.encoded == [name + b"-key" for name in names]
-
-
-# --- ends and failures ---
-
-
 def test_abort_frees_blocks_wherever_the_sequence_stands() -> None:
     rig = Rig(max_num_seqs=2, prefill_chunk=8)
     seqs = [rig.add(prompt(name, 20, media=(picture(4, 10, b"cat"),), priority=1)) for name in "abc"]
@@ -441,133 +272,3 @@ def test_misuse_is_refused() -> None:
         Rig(max_num_seqs=8, max_num_batched_tokens=7)
     with pytest.raises(ValueError, match="at least 1"):
         Rig(prefill_chunk=0)
-
-
-# --- everything at once ---
-
-
-class SchedulerMachine(RuleBasedStateMachine):
-    """Random requests, aborts, failures and limits; outputs must equal the undisturbed run's."""
-
-    @initialize(
-        num_blocks=st.integers(8, 24),
-        block_size=st.sampled_from([1, 3, 4, 16]),
-        max_num_seqs=st.integers(1, 6),
-        spare_budget=st.sampled_from([0, 3, 16, 64]),
-        prefill_chunk=st.sampled_from([None, 1, 5, 16]),
-        max_encode_tokens=st.sampled_from([1, 6, 40]),
-        encoder_tokens=st.sampled_from([0, 4, 9, 64]),
-        prefix_cache=st.booleans(),
-    )
-    def start(
-        self,
-        num_blocks: int,
-        block_size: int,
-        max_num_seqs: int,
-        spare_budget: int,
-        prefill_chunk: int | None,
-        max_encode_tokens: int,
-        encoder_tokens: int,
-        prefix_cache: bool,
-    ) -> None:
-        self.rig = Rig(
-            num_blocks,
-            block_size,
-            max_num_seqs,
-            max_num_seqs + spare_budget,
-            max_encode_tokens,
-            prefill_chunk,
-            encoder_tokens,
-            prefix_cache,
-        )
-        self.expected: dict[str, list[int]] = {}
-        self.num_added = 0
-
-    @rule(
-        num_copies=st.integers(1, 5),
-        family=st.integers(1, 2),
-        num_tokens=st.integers(1, 40),
-        max_new_tokens=st.integers(1, 12),
-        pictures=st.lists(
-            st.tuples(st.integers(0, 12), st.integers(1, 8), st.sampled_from(["x", "y", "z"])), max_size=3
-        ),
-        priority=st.integers(0, 2),
-        rope_limit=st.sampled_from([None, None, 12, 30]),
-        num_emitted=st.integers(0, 4),
-    )
-    def add(
-        self,
-        num_copies: int,
-        family: int,
-        num_tokens: int,
-        max_new_tokens: int,
-        pictures: list[tuple[int, int, str]],
-        priority: int,
-        rope_limit: int | None,
-        num_emitted: int,
-    ) -> None:
-        media: list[MediaInput] = []
-        end = 0
-        for gap, length, name in pictures:
-            if end + gap + length <= num_tokens:
-                media.append(picture(end + gap, length, f"{name}{length}".encode()))
-                end += gap + length
-        regime = None if rope_limit is None else (lambda length: length if length > rope_limit else 0)
-        for extra in range(num_copies):  # equal prefixes of different lengths
-            request_id = f"r{self.num_added}"
-            seq = prompt(
-                request_id,
-                num_tokens + 3 * extra,
-                max_new_tokens,
-                tuple(media),
-                priority,
-                family,
-                (),
-                regime,
-                stop_id=7,
-            )
-            if regime is not None:
-                seq.cache_salt = str(rope_limit).encode()  # a model has one rope: different ones share no cache
-            expected = undisturbed_outputs(seq)
-            seq.token_ids.extend(expected[: min(num_emitted, len(expected) - 1)])
-            if self.rig.scheduler.fits(seq):
-                self.num_added += 1
-                self.expected[request_id] = expected
-                self.rig.add(seq)
-
-    @rule(num_steps=st.integers(1, 4))
-    def step(self, num_steps: int) -> None:
-        for _ in range(num_steps):
-            self.rig.step()
-
-    @precondition(lambda self: len(self.rig.live) > 3)
-    @rule(choice=st.randoms(use_true_random=False))
-    def abort(self, choice: random.Random) -> None:
-        request_id = choice.choice(sorted(self.rig.live))
-        del self.expected[request_id]
-        self.rig.abort(request_id)
-
-    @rule()
-    def fail_a_step(self) -> None:
-        self.rig.scheduler.discard(self.rig.scheduler.schedule())
-
-    @rule()
-    def reset_prefix_cache(self) -> None:
-        assert self.rig.blocks.reset_prefix_cache() == (self.rig.blocks.usage == 0)
-
-    @invariant()
-    def books_balance(self) -> None:
-        if hasattr(self, "rig"):
-            self.rig.check()
-
-    def teardown(self) -> None:
-        if not hasattr(self, "rig"):
-            return
-        self.rig.run(max_steps=5000)
-        assert {name: seq.output_ids for name, seq in self.rig.finished.items()} == self.expected
-
-
-SchedulerMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=25, deadline=None, derandomize=True, database=None
-)
-TestSchedulerMachine = SchedulerMachine.TestCase

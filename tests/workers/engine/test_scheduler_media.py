@@ -1,0 +1,117 @@
+"""The scheduler with media and the prefix cache: what the tower runs, what is found again."""
+
+from tests.fakes.digest_runner import undisturbed_outputs
+from tests.fakes.prompts import chunks_of, picture, prompt
+from tests.fakes.scheduling_rig import Rig
+from workers.engine.sequence import Sequence
+
+
+def test_second_turn_computes_only_what_is_new() -> None:
+    rig = Rig()
+    first = rig.add(prompt("a", 16, max_new_tokens=6, seed=1))
+    rig.run()
+    second = Sequence("b", [*first.token_ids, 500, 501], first.num_tokens + 2, 40)
+    rig.add(second)
+    plan = rig.step()
+    assert second.num_cached_tokens == plan.chunks[0].start >= 16
+    rig.run()
+
+
+def test_cached_outputs_of_a_resumed_request_are_not_cached_prompt() -> None:
+    rig = Rig()
+    first = rig.add(prompt("a", 6, max_new_tokens=12))
+    rig.run()
+    second = rig.add(prompt("b", 6, max_new_tokens=20, seed=1))
+    second.token_ids[:] = first.token_ids
+    rig.step()
+    assert second.num_cached_tokens == 6
+    rig.run()
+
+
+def test_spans_covered_by_the_prefix_cache_never_run_the_tower() -> None:
+    rig = Rig(encoder_tokens=0)  # nothing is kept: only the prefix cache can save the tower's work
+    media = (picture(2, 6, b"cat"),)
+    rig.add(prompt("a", 12, media=media, seed=1))
+    rig.run()
+    assert rig.runner.encoded == [b"cat-key"] and rig.runner.embeddings.keys() <= {b"cat-key"}
+    rig.add(prompt("b", 12, media=media, seed=1))
+    rig.run()
+    assert rig.runner.encoded == [b"cat-key"]
+
+
+def test_hit_that_ends_inside_a_picture_encodes_it_once_more() -> None:
+    rig = Rig(encoder_tokens=0)
+    media = (picture(2, 8, b"cat"),)
+    rig.add(prompt("a", 10, media=media, seed=1))
+    rig.run()
+    seq = rig.add(prompt("b", 10, media=media, seed=1))
+    expected = undisturbed_outputs(seq)
+    assert chunks_of(rig.step()) == [("b", 8, 2, True)]
+    rig.run()
+    assert rig.runner.encoded == [b"cat-key"] * 2 and seq.output_ids == expected
+
+
+def test_equal_prompts_with_different_pictures_share_nothing_behind_them() -> None:
+    rig = Rig()
+    seqs = [rig.add(prompt(name, 20, media=(picture(5, 8, name.encode()),), seed=1)) for name in ("cat", "dog")]
+    rig.run()
+    third = rig.add(prompt("bird", 20, media=(picture(5, 8, b"bird"),), seed=1))
+    rig.step()
+    assert third.num_cached_tokens == 4
+    assert seqs[0].output_ids != seqs[1].output_ids
+    rig.run()
+
+
+def test_pictures_of_several_requests_are_encoded_in_one_step_and_once() -> None:
+    rig = Rig()
+    rig.add(prompt("a", 12, media=(picture(2, 4, b"cat"), picture(7, 4, b"cat"))))
+    rig.add(prompt("b", 12, media=(picture(1, 4, b"dog"),)))
+    rig.add(prompt("c", 12, media=(picture(3, 4, b"cat"),)))
+    assert [item.tiles for item in rig.step().encode] == [b"cat", b"dog"]
+    rig.run()
+    assert rig.runner.encoded == [b"cat-key", b"dog-key"]
+
+
+def test_chunk_stops_before_a_picture_that_the_budget_does_not_allow() -> None:
+    rig = Rig(max_encode_tokens=10)
+    rig.add(prompt("a", 30, media=(picture(2, 8, b"cat"), picture(15, 8, b"dog"))))
+    plan = rig.step()
+    assert chunks_of(plan) == [("a", 0, 15, False)] and [item.tiles for item in plan.encode] == [b"cat"]
+    assert chunks_of(rig.step()) == [("a", 15, 15, True)]
+
+
+def test_picture_beyond_the_encode_budget_runs_alone() -> None:
+    rig = Rig(max_encode_tokens=4, encoder_tokens=4)
+    rig.add(prompt("a", 30, media=(picture(2, 20, b"wide"),)))
+    assert [item.tiles for item in rig.step().encode] == [b"wide"]
+    rig.run()
+
+
+def test_small_pictures_behind_a_large_one_wait_their_turn() -> None:
+    rig = Rig(max_encode_tokens=10, max_num_seqs=8)
+    rig.add(prompt("a", 12, media=(picture(1, 4, b"cat"),)))
+    rig.add(prompt("b", 12, media=(picture(1, 10, b"wide"),)))
+    rig.add(prompt("c", 12, media=(picture(1, 4, b"dog"),)))
+    assert [item.tiles for item in rig.step().encode] == [b"cat"]
+    assert [item.tiles for item in rig.step().encode] == [b"wide"]
+    assert [item.tiles for item in rig.step().encode] == [b"dog"]
+
+
+def test_embedding_outlives_the_steps_that_cut_its_span() -> None:
+    rig = Rig(prefill_chunk=5, encoder_tokens=8)
+    rig.add(prompt("a", 20, media=(picture(3, 15, b"wide"),)))
+    rig.add(prompt("b", 20, media=(picture(3, 5, b"cat"),)))
+    rig.run()
+    assert rig.runner.encoded == [b"wide-key", b"cat-key"]
+    assert rig.encoder_cache.size_bytes == 5
+
+
+def test_cache_of_one_picture_serves_a_prompt_that_alternates_two() -> None:
+    rig = Rig(encoder_tokens=6, prefill_chunk=7)
+    names = [b"cat", b"dog", b"cat", b"dog"]
+    media = tuple(picture(1 + 7 * number, 6, name) for number, name in enumerate(names))
+    seq = rig.add(prompt("a", 32, media=media))
+    expected = undisturbed_outputs(seq)
+    rig.run()
+    assert seq.output_ids == expected
+    assert rig.runner.encoded == [name + b"-key" for name in names]
