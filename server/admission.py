@@ -1,4 +1,4 @@
-"""How much may be in flight at once: a bound for the gateway, a smaller one for each tenant where there are several."""
+"""How much may be in flight at once: requests and bytes for the gateway, a smaller share for each tenant."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -7,6 +7,20 @@ from contextlib import contextmanager
 from schemas.errors import ErrorCode, Overloaded
 
 MAX_RETRY_AFTER_S = 60.0
+MIN_RETRY_AFTER_S = 1.0
+
+
+class Place:
+    """What one request holds; `charge` adds the bytes of its body as they come."""
+
+    def __init__(self, admission: "Admission") -> None:
+        self._admission = admission
+        self.size_bytes = 0
+
+    def charge(self, size_bytes: int) -> None:
+        """Hold this many bytes more. Raises Overloaded when all requests together hold too many."""
+        self._admission.charge(size_bytes)
+        self.size_bytes += size_bytes
 
 
 class Admission:
@@ -15,12 +29,14 @@ class Admission:
     When to come back is estimated as the mean time of recent requests: about then one of those now running is done.
     """
 
-    def __init__(self, max_in_flight: int, max_per_tenant: int, clock: Callable[[], float]) -> None:
-        self.max_in_flight = max_in_flight
-        self.max_per_tenant = max_per_tenant
+    def __init__(self, max_in_flight: int, max_per_tenant: int, max_bytes: int, clock: Callable[[], float]) -> None:
+        self._max_in_flight = max_in_flight
+        self._max_per_tenant = max_per_tenant
+        self._max_bytes = max_bytes
         self._clock = clock
         self._per_tenant: Counter[str] = Counter()
-        self._mean_s = 1.0
+        self._size_bytes = 0
+        self._mean_s = MIN_RETRY_AFTER_S
 
     @property
     def in_flight(self) -> int:
@@ -28,23 +44,34 @@ class Admission:
         return self._per_tenant.total()
 
     @contextmanager
-    def place(self, tenant: str) -> Iterator[None]:
+    def place(self, tenant: str) -> Iterator[Place]:
         """Hold a place while a request is served. Raises Overloaded."""
-        if self.in_flight >= self.max_in_flight:
-            raise Overloaded("Too many requests are in flight; try again later.", self.retry_after_s())
-        if self._per_tenant[tenant] >= self.max_per_tenant:
+        if self.in_flight >= self._max_in_flight:
+            raise self._overloaded("Too many requests are in flight; try again later.")
+        if self._per_tenant[tenant] >= self._max_per_tenant:
             message = "Too many requests with this key are in flight; try again later."
-            raise Overloaded(message, self.retry_after_s(), ErrorCode.RATE_LIMIT_EXCEEDED)
+            raise self._overloaded(message, ErrorCode.RATE_LIMIT_EXCEEDED)
         self._per_tenant[tenant] += 1
+        place = Place(self)
         start_s = self._clock()
         try:
-            yield
+            yield place
             self._mean_s += 0.1 * (self._clock() - start_s - self._mean_s)
         finally:
+            self._size_bytes -= place.size_bytes
             self._per_tenant[tenant] -= 1
             if not self._per_tenant[tenant]:
                 del self._per_tenant[tenant]
 
+    def charge(self, size_bytes: int) -> None:
+        """Count bytes that a place holds. Raises Overloaded."""
+        if self._size_bytes + size_bytes > self._max_bytes:
+            raise self._overloaded("Too many bytes of requests are in flight; try again later.")
+        self._size_bytes += size_bytes
+
     def retry_after_s(self) -> float:
         """The estimate for a client that was refused, 1..60 s."""
-        return min(max(self._mean_s, 1.0), MAX_RETRY_AFTER_S)
+        return min(max(self._mean_s, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
+
+    def _overloaded(self, message: str, code: ErrorCode = ErrorCode.QUEUE_FULL) -> Overloaded:
+        return Overloaded(message, self.retry_after_s(), code)

@@ -21,6 +21,7 @@ from server.middleware import RequestMiddleware
 from server.routes.chat import chat_router
 from server.routes.health import health_router
 from server.routes.models import models_router
+from server.routes.playground import playground_router
 from server.streaming import Patience
 from server.submit import JobMaker
 from server.transport.base import JobQueue
@@ -34,6 +35,7 @@ class GatewayLimits:
     max_videos: int = 2
     max_body_bytes: int = 32 * 1024 * 1024
     max_in_flight: int = 2048
+    max_bytes_in_flight: int = 1024 * 1024 * 1024
     max_per_tenant: int | None = None
     request_timeout_s: float = 600.0
     patience: Patience = Patience()
@@ -54,7 +56,12 @@ def create_app(
     registry = CollectorRegistry()
     fleet = Fleet(queue, tuple(expected_models))
     registry.register(FleetCollector(fleet))
-    admission = Admission(limits.max_in_flight, limits.max_per_tenant or limits.max_in_flight, time.monotonic)
+    admission = Admission(
+        limits.max_in_flight,
+        limits.max_per_tenant or limits.max_in_flight,
+        limits.max_bytes_in_flight,
+        time.monotonic,
+    )
     inflight = Inflight(queue, JobMetrics(registry, time.monotonic))
     maker = JobMaker(limits.max_images, limits.max_videos, limits.request_timeout_s)
 
@@ -86,6 +93,7 @@ def create_app(
     app.include_router(chat_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
     app.include_router(models_router(fleet))
     app.include_router(health_router(fleet, registry, _version()))
+    app.include_router(playground_router())
     app.state.fleet = fleet
     return app
 

@@ -6,6 +6,7 @@ not JSON here. Nothing of the body is repeated in an error.
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -22,13 +23,16 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _decoder = msgspec.json.Decoder()
 
 
-async def read_json(request: Request, max_bytes: int, idle_s: float = IDLE_S) -> Any:
-    """The decoded body. Raises RequestError (400, 408, 413, 415); CANCELLED when the client leaves early."""
+async def read_json(request: Request, max_bytes: int, charge: Callable[[int], None], idle_s: float = IDLE_S) -> Any:
+    """The decoded body; `charge` is told of its bytes as they come and may refuse them.
+
+    Raises RequestError (400, 408, 413, 415), or CANCELLED when the client leaves before the end.
+    """
     _check_headers(request, max_bytes)
-    return decode_json(await _read(request, max_bytes, idle_s))
+    return decode_json(await _read(request, max_bytes, charge, idle_s))
 
 
-def decode_json(body: bytes) -> Any:
+def decode_json(body: bytes | bytearray) -> Any:
     """Strict JSON within MAX_DEPTH and MAX_VALUES. Raises RequestError."""
     if _num_separators(body) > MAX_VALUES and _num_separators(_STRING.sub(b"", body)) > MAX_VALUES:
         raise _invalid(f"it has more than {MAX_VALUES} values")
@@ -53,7 +57,7 @@ def _check_headers(request: Request, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-async def _read(request: Request, max_bytes: int, idle_s: float) -> bytes:
+async def _read(request: Request, max_bytes: int, charge: Callable[[int], None], idle_s: float) -> bytearray:
     clock = asyncio.get_running_loop().time
     start_s = clock()
     body = bytearray()
@@ -65,17 +69,18 @@ async def _read(request: Request, max_bytes: int, idle_s: float) -> bytes:
             async with asyncio.timeout_at(min(clock() + idle_s, latest_s)):
                 chunk = await anext(chunks, None)
             if chunk is None:
-                return bytes(body)
-            body += chunk
-            if len(body) > max_bytes:
+                return body
+            if len(body) + len(chunk) > max_bytes:
                 raise _too_large(max_bytes)
+            charge(len(chunk))
+            body += chunk
     except TimeoutError:
         raise RequestError(ErrorCode.REQUEST_TIMEOUT, "The body did not arrive in time.") from None
     except ClientDisconnect:
         raise GlimpsedError(ErrorCode.CANCELLED, "The client left before the end of its body.") from None
 
 
-def _num_separators(body: bytes) -> int:
+def _num_separators(body: bytes | bytearray) -> int:
     """At least the number of values in the body, less one."""
     return body.count(b",") + body.count(b"[") + body.count(b"{")
 

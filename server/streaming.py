@@ -56,7 +56,7 @@ async def cancel_on_disconnect(receive: Receive, inflight: Inflight, stream: Job
 
 
 class ChatStream(Response):
-    """The streamed answer to one chat job; `place` is held until its end."""
+    """The streamed answer to one chat job; `held` is given back at its end."""
 
     def __init__(
         self,
@@ -64,18 +64,18 @@ class ChatStream(Response):
         inflight: Inflight,
         writer: ChunkWriter,
         patience: Patience,
-        place: AbstractContextManager[None],
+        held: AbstractContextManager[object],
     ) -> None:
         super().__init__()
         self._job = job
         self._inflight = inflight
         self._writer = writer
         self._patience = patience
-        self._place = place
+        self._held = held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve. Raises the job's error if it fails before it is accepted."""
-        with self._place:
+        with self._held:
             async with self._inflight.open(self._job) as stream, cancel_on_disconnect(receive, self._inflight, stream):
                 events = await stream.take()
                 await send({"type": "http.response.start", "status": 200, "headers": HEADERS})

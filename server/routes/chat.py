@@ -1,5 +1,7 @@
 """POST /v1/chat/completions."""
 
+from contextlib import ExitStack
+
 import msgspec
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -28,12 +30,13 @@ def chat_router(
     async def chat_completions(request: Request) -> Response:
         if fleet.is_draining:
             raise Unavailable("The server is about to leave.")
-        wanted = parse_chat_request(await read_json(request, max_body_bytes))
-        job = maker.chat_job(wanted, request.state.tenant, fleet.card(wanted.model))
-        place = admission.place(job.tenant)
-        if wanted.stream:
-            return ChatStream(job, inflight, _writer(job, wanted), patience, place)
-        with place:
+        tenant = request.state.tenant
+        with ExitStack() as held:
+            place = held.enter_context(admission.place(tenant))
+            wanted = parse_chat_request(await read_json(request, max_body_bytes, place.charge))
+            job = maker.chat_job(wanted, tenant, fleet.card(wanted.model))
+            if wanted.stream:
+                return ChatStream(job, inflight, _writer(job, wanted), patience, held.pop_all())
             async with inflight.open(job) as stream, cancel_on_disconnect(request.receive, inflight, stream):
                 answer = await collect(stream)
         return Response(msgspec.json.encode(answer), media_type="application/json")

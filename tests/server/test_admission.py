@@ -23,7 +23,7 @@ class Clock:
 
 
 def test_places_are_given_back_also_after_failures() -> None:
-    admission = Admission(1, 1, Clock())
+    admission = Admission(1, 1, 1000, Clock())
     with pytest.raises(ValueError, match="broken"), admission.place("a"):
         raise ValueError("broken")
     with admission.place("a"):
@@ -34,7 +34,7 @@ def test_places_are_given_back_also_after_failures() -> None:
 
 
 def test_one_tenant_cannot_take_the_places_of_another() -> None:
-    admission = Admission(3, 2, Clock())
+    admission = Admission(3, 2, 1000, Clock())
     with admission.place("a"), admission.place("a"):
         with pytest.raises(Overloaded) as refusal, admission.place("a"):
             pass
@@ -45,9 +45,27 @@ def test_one_tenant_cannot_take_the_places_of_another() -> None:
             assert refusal.value.code == "queue_full"
 
 
+def test_bytes_are_bounded_over_all_requests_and_given_back() -> None:
+    admission = Admission(3, 3, 1000, Clock())
+    with admission.place("a") as first, admission.place("b") as second:
+        first.charge(600)
+        second.charge(400)
+        with pytest.raises(Overloaded):
+            second.charge(1)
+    with admission.place("a") as third:
+        third.charge(1000)
+
+
+async def test_a_body_that_finds_no_room_is_refused_with_retry_after() -> None:
+    async with client_of(MemoryQueue(tell("x")), limits=GatewayLimits(max_bytes_in_flight=200)) as client:
+        refused = await client.post(CHAT, json=ask("x" * 200))
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert (await client.post(CHAT, json=ask())).status_code == 200
+
+
 def test_when_to_come_back_follows_how_long_requests_take() -> None:
     clock = Clock()
-    admission = Admission(1, 1, clock)
+    admission = Admission(1, 1, 1000, clock)
     assert admission.retry_after_s() == 1.0
     for _ in range(50):
         with admission.place(""):

@@ -13,6 +13,10 @@ from tests.server.serving import CHAT, client_of
 MIB = 1024 * 1024
 
 
+def take(size_bytes: int) -> None:
+    assert 0 <= size_bytes <= MIB
+
+
 def request(*pieces: bytes, headers: dict[str, str] | None = None, stalls: bool = False) -> Request:
     """A request whose body comes in pieces and then ends, or stalls."""
     messages = [{"type": "http.request", "body": piece, "more_body": True} for piece in pieces]
@@ -81,24 +85,24 @@ def test_a_nul_in_text_is_kept() -> None:
 
 
 async def test_pieces_are_joined() -> None:
-    assert await read_json(request(b'{"a"', b":1", b"}"), MIB) == {"a": 1}
+    assert await read_json(request(b'{"a"', b":1", b"}"), MIB, take) == {"a": 1}
 
 
 async def test_a_declared_size_above_the_limit_is_refused_unread() -> None:
     with pytest.raises(GlimpsedError) as refusal:
-        await read_json(request(headers={"content-length": str(MIB + 1)}, stalls=True), MIB)
+        await read_json(request(headers={"content-length": str(MIB + 1)}, stalls=True), MIB, take)
     assert refusal.value.code is ErrorCode.REQUEST_TOO_LARGE
 
 
 async def test_an_undeclared_size_above_the_limit_is_refused_when_it_is_reached() -> None:
     with pytest.raises(GlimpsedError) as refusal:
-        await read_json(request(*[b"x" * 1024] * 1025, stalls=True), MIB)
+        await read_json(request(*[b"x" * 1024] * 1025, stalls=True), MIB, take)
     assert refusal.value.code is ErrorCode.REQUEST_TOO_LARGE
 
 
 async def test_a_body_that_stalls_is_given_up() -> None:
     with pytest.raises(GlimpsedError) as refusal:
-        await read_json(request(b'{"a":', stalls=True), MIB, idle_s=0.01)
+        await read_json(request(b'{"a":', stalls=True), MIB, take, idle_s=0.01)
     assert refusal.value.code is ErrorCode.REQUEST_TIMEOUT
 
 
