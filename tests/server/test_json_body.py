@@ -57,6 +57,9 @@ def request(*pieces: bytes, headers: dict[str, str] | None = None, stalls: bool 
         b'{"a":' * (MAX_DEPTH + 1) + b"1" + b"}" * (MAX_DEPTH + 1),
         b"{" + b",".join(b'"k%d":1' % number for number in range(300_000)) + b"}",
         b"[" + b"[]," * MAX_VALUES + b"[]]",
+        b"[" + b'"",' * MAX_VALUES + b'""]',
+        b"," * MAX_VALUES + b'["' + b'\\"' * MIB,
+        b'["' + b'",' * MIB,
     ],
     ids=lambda body: repr(body[:12]),
 )
