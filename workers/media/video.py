@@ -109,7 +109,7 @@ class Clip:
     def _open(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
         self._source.seek(0)
         options = _NOTHING_ELSE | {"format_whitelist": _FORMAT_NAMES[self._format]}
-        with av.open(self._source, format=self._format, options=options, metadata_errors="replace") as container:
+        with av.open(self._source, "r", format=self._format, options=options, metadata_errors="replace") as container:
             streams = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
             if not streams or streams[0].codec_context is None:
                 raise media_error(MediaKind.VIDEO, Failure.PARSE, "The file has no video that can be decoded.")

@@ -74,7 +74,7 @@ def test_any_frames_are_the_same_sought_or_in_order(container: str, codec: str, 
 
 def test_seeking_saves_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     content = clip(num_frames=200, keyframe_every=10)
-    decoded = []
+    decoded: list[int] = []
 
     def counting(*args: Any) -> Iterator[tuple[int, av.VideoFrame]]:
         for number, frame in numbered(*args):
