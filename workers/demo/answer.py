@@ -1,0 +1,64 @@
+"""Greedy answers from the training modules: for evaluation and tests, not for serving."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .draw import draw_scene
+from .model import Demo
+from .samples import Sample, Writer
+from .scenes import Scene
+from .shape import Dimensions
+from .text import Sight
+
+
+@torch.no_grad()
+def look(model: Demo, dims: Dimensions, scenes: list[Scene]) -> Tensor:
+    """Visual tokens of the scenes, one after the other."""
+    tiles = torch.from_numpy(np.stack([draw_scene(s, dims.image) for s in scenes])) if scenes else None
+    return torch.zeros(0, dims.text_width) if tiles is None else model.look(tiles).flatten(0, 1)
+
+
+@torch.no_grad()
+def complete(model: Demo, visual: Tensor, prompts: list[list[int]], end: int, limit: int = 72) -> list[list[int]]:
+    """Greedy continuations of prompts that share the same pictures, all at once."""
+    rows, done = [list(p) for p in prompts], [False] * len(prompts)
+    made: list[list[int]] = [[] for _ in prompts]
+    for _ in range(limit):
+        longest = max(len(r) for r in rows)
+        ids = torch.tensor([r + [0] * (longest - len(r)) for r in rows])
+        branches = torch.tensor([[0] * len(r) + [-1] * (longest - len(r)) for r in rows])
+        sight = Sight.of(branches, longest, 0, torch.float32)
+        positions = torch.arange(longest).expand(len(rows), -1)
+        hidden = model.hidden(ids, visual.repeat(len(rows), 1), positions, sight)
+        last = hidden[torch.arange(len(rows)), [len(r) - 1 for r in rows]]
+        for i, token in enumerate(model.language_model.lm_head(last).argmax(-1).tolist()):
+            if done[i] or token == end:
+                done[i] = True
+                continue
+            rows[i].append(token)
+            made[i].append(token)
+        if all(done):
+            break
+    return made
+
+
+def answers(model: Demo, dims: Dimensions, writer: Writer, scenes: list[Scene], prompts: list[str]) -> list[str]:
+    """Answers to whole prompts (template included, ``<image>`` for each picture) about the same scenes."""
+    end = writer.tokenizer.token_to_id("<|im_end|>")
+    made = complete(model, look(model, dims, scenes), [writer.prompt_ids(p) for p in prompts], end)
+    return [writer.tokenizer.decode(m) for m in made]
+
+
+def last_questions(sample: Sample, writer: Writer) -> list[tuple[list[int], str]]:
+    """For each branch: the prompt up to the last answer, and that answer."""
+    pairs = []
+    for branch in sample.branches:
+        spans = [i for i, learn in enumerate(branch.learn) if learn and not branch.learn[i - 1]]
+        start = spans[-1]
+        size = branch.learn[start:].index(False)
+        answer = writer.tokenizer.decode(branch.ids[start : start + size - 1])
+        pairs.append((sample.prefix + branch.ids[:start], answer))
+    return pairs

@@ -1,0 +1,126 @@
+"""Second stage: vision and language learn together from questions and answers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from .loop import Trainer, rate
+from .model import Demo
+from .pretrain import collate
+from .samples import Sample, Writer, clip, pair, single, words_only
+from .scenes import sample_crowded
+from .shape import Dimensions
+from .text import Sight
+
+GROUPS = ("single", "several", "clip")
+ROW = 112
+ROWS = 3
+USUAL_PROMPT = 26
+DENSE_WEIGHT = 0.5
+
+Batch = dict[str, dict[str, Tensor]]
+
+
+def pad(samples: list[Sample], rows: int) -> dict[str, Tensor]:
+    """Prefixes of equal length, then ``rows`` rows of ROW tokens into which the branches are packed.
+
+    A branch that finds no room is left out: there are always more questions.
+    """
+    prefix = max(len(s.prefix) for s in samples)
+    length = prefix + rows * ROW
+    ids, positions = np.zeros((len(samples), length), np.int64), np.zeros((len(samples), length), np.int64)
+    branches, learn = np.full((len(samples), length), -1, np.int64), np.zeros((len(samples), length), bool)
+    for i, sample in enumerate(samples):
+        n = len(sample.prefix)
+        ids[i, :n], positions[i, :n], branches[i, :n] = sample.prefix, range(n), 0
+        used = [0] * rows
+        for number, branch in enumerate(sample.branches, 1):
+            size = len(branch.ids)
+            row = next((r for r in range(rows) if used[r] + size <= ROW), None)
+            if row is None:
+                continue
+            start = prefix + row * ROW + used[row]
+            span = slice(start, start + size)
+            ids[i, span], learn[i, span] = branch.ids, branch.learn
+            positions[i, span], branches[i, span] = range(n, n + size), number
+            used[row] += size
+    arrays = {"ids": ids, "positions": positions, "branches": branches, "learn": learn}
+    return {**{name: torch.from_numpy(a) for name, a in arrays.items()}, "prefix": torch.tensor(prefix)}
+
+
+class Lessons(Dataset):
+    """Item ``i`` is one process's share of the batch of step ``i``."""
+
+    def __init__(self, dims: Dimensions, tokenizer: Path, mixture: dict[str, int], steps: int, seed: int, share: tuple[int, int]):
+        self.dims, self.tokenizer, self.mixture, self.steps, self.seed, self.share = dims, tokenizer, mixture, steps, seed, share
+        self.writer: Writer | None = None
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Batch:
+        self.writer = self.writer or Writer(self.tokenizer, self.dims.tokens)
+        rng = random.Random(f"{self.seed} {step} {self.share[0]}")
+        made: dict[str, list[Sample]] = {group: [] for group in GROUPS}
+        for name, maker, group in (
+            ("single", single, "single"), ("pair", pair, "several"), ("words", words_only, "several"), ("clip", clip, "clip"),
+        ):  # fmt: skip
+            for sample in (maker(rng, self.writer) for _ in range(self.mixture[name])):
+                odd = group == "single" and len(sample.prefix) > self.dims.tokens + USUAL_PROMPT
+                made["several" if odd else group].append(sample)
+        batch = {group: pad(samples, ROWS) for group, samples in made.items() if samples}
+        scenes = [scene for group in GROUPS for s in made[group] for scene in s.scenes]
+        scenes += [sample_crowded(rng.getrandbits(40)) for _ in range(self.mixture["crowd"])]
+        return {**batch, "pictures": collate(scenes, self.dims)}
+
+
+def lesson_loss(model: Demo, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Cross entropy of the answers, and the dense losses of the same pictures."""
+    pictures = batch.pop("pictures")
+    visual = model.look(pictures.pop("tiles"))
+    dense = model.heads(visual, pictures)
+    flat, used, losses, notes = visual.flatten(0, 1), 0, [], {}
+    for group, rows in batch.items():
+        wanted = int((rows["ids"] == model.image_token).sum())
+        sight = Sight.of(rows["branches"], int(rows["prefix"]), ROWS, flat.dtype)
+        hidden = model.hidden(rows["ids"], flat[used : used + wanted], rows["positions"], sight)
+        used += wanted
+        after = rows["learn"].roll(-1, 1)
+        logits = model.language_model.lm_head(hidden[after]).float()
+        loss = F.cross_entropy(logits, rows["ids"][rows["learn"]], reduction="none")
+        losses.append(loss)
+        notes[group] = loss.mean().item()
+    total = torch.cat(losses).mean()
+    notes["letter"], notes["centre"] = dense["letter"].item(), dense["centre"].item()
+    return total + DENSE_WEIGHT * sum(dense.values()), notes
+
+
+def join(
+    rank: int, processes: int, dims: Dimensions, tokenizer: Path, folder: Path, steps: int, mixture: dict[str, int],
+    seed: int = 1, decay: float = 0.3,
+) -> None:  # fmt: skip
+    """Train for a fixed number of steps from the first stage's weights; continue from the last save if there is one."""
+    torch.manual_seed(seed)
+    writer = Writer(tokenizer, dims.tokens)
+    model = Demo(dims, writer.tokenizer.get_vocab_size(), writer.picture[1])
+    trainer = Trainer(model, folder, "joint")
+    if not trainer.resume():
+        seen = torch.load(folder / "vision.pt", weights_only=True)["model"]
+        trainer.adopt(seen)
+    data = Lessons(dims, tokenizer, mixture, steps, seed, (rank, processes))
+    order = range(trainer.step_number, steps)
+    for batch in DataLoader(data, batch_size=None, sampler=order, num_workers=1, prefetch_factor=6):
+        loss, notes = lesson_loss(trainer.work, batch)
+        loss.backward()
+        trainer.note(**notes)
+        trainer.update(rate(trainer.step_number, steps, decay=decay))
+        if rank == 0 and (trainer.step_number % 50 == 0 or trainer.step_number == steps):
+            trainer.report()
+            trainer.save()

@@ -1,0 +1,50 @@
+"""The whole recipe: ``python -m workers.demo.train --out DIR``.
+
+Two stages of a fixed number of steps, seeded throughout; a run that was interrupted goes
+on from its last save. ``DIR/checkpoint`` receives the result, ``DIR/*.jsonl`` the curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+
+from .export import CHECKPOINT, export
+from .join import join
+from .loop import in_parallel
+from .pretrain import pretrain
+from .shape import Dimensions
+
+LOOKING_STEPS = 1200
+JOINT_STEPS = 1800
+MIXTURE = {"single": 14, "pair": 3, "words": 2, "clip": 2, "crowd": 10}
+TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
+
+
+def write_snapshot(dims: Dimensions, state: Path, folder: Path) -> None:
+    """Checkpoint files from a saved training state, with the shipped tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if folder != CHECKPOINT:
+            shutil.copyfile(CHECKPOINT / name, folder / name)
+    export(torch.load(state, weights_only=True)["model"], dims, folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--looking-steps", type=int, default=LOOKING_STEPS)
+    parser.add_argument("--joint-steps", type=int, default=JOINT_STEPS)
+    options = parser.parse_args()
+    dims = Dimensions()
+    in_parallel(pretrain, options.processes, options.processes, dims, options.out, options.looking_steps)
+    in_parallel(join, options.processes, options.processes, dims, CHECKPOINT, options.out, options.joint_steps, MIXTURE)
+    write_snapshot(dims, options.out / "joint.pt", options.out / "checkpoint")
+
+
+if __name__ == "__main__":
+    main()
