@@ -20,6 +20,14 @@ class Attend(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """Rows of one forward by what they stand for: int64 indices, ascending, together all rows."""
+
+    text: Tensor
+    visual: Tensor
+
+
 @dataclass(slots=True)
 class Step:
     """One packed forward of T tokens that belong to any number of sequences."""
@@ -32,5 +40,5 @@ class Step:
 
     attend: Attend
 
-    token_types: Tensor | None = None
-    """int64 [T], 1 for a visual token, 0 for text; only families with visual experts read it."""
+    routes: Routes | None = None
+    """Which tokens are visual; None where none is. Only families that treat them unlike text read it."""

@@ -70,6 +70,13 @@ class Batch:
     sample_rows: Ints
     sample_seqs: tuple[Sequence, ...]
 
+    def rows_by_type(self) -> tuple[Ints, Ints]:
+        """Rows that are text, and rows that are placeholders of media; both ascending."""
+        is_visual = np.zeros(len(self.token_ids), dtype=np.bool_)
+        for rows in self.media:
+            is_visual[rows.start : rows.stop] = True
+        return np.flatnonzero(~is_visual), np.flatnonzero(is_visual)
+
 
 def build_batch(chunks: Seq[Chunk], block_size: int) -> Batch:
     """Pack the chunks of one step."""

@@ -6,7 +6,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from workers.attention.base import Step
+from workers.attention.base import Routes, Step
 from workers.attention.paged_sdpa import PagedSDPA
 from workers.engine.batch import Batch, build_batch
 from workers.engine.plan import StepPlan
@@ -56,5 +56,11 @@ class Runner:
             count = rows.stop - rows.start
             hidden[rows.start : rows.stop] = self._embeddings[rows.key][rows.offset : rows.offset + count]
         self._attention.prepare(batch)
-        step = Step(positions=positions, rope_lens=rope_lens, attend=self._attention)
+        step = Step(positions=positions, rope_lens=rope_lens, attend=self._attention, routes=self._routes(batch))
         return model.compute_logits(model.forward(hidden, step)[sample_rows])
+
+    def _routes(self, batch: Batch) -> Routes | None:
+        if not batch.media:
+            return None
+        text, visual = (torch.from_numpy(rows).to(self._model.device) for rows in batch.rows_by_type())
+        return Routes(text, visual)

@@ -9,9 +9,10 @@ from workers.models.config import Config
 from workers.models.registry import resolve_architecture
 from workers.tokenizers.base import Tokenizer
 
-# architecture in config.json -> (module, class); imported when one of its checkpoints is opened
+# architecture -> (module, class); imported when one of its checkpoints is opened
 _FAMILIES = {
     "InternVLChatModel": ("workers.families.internvl", "InternVLFamily"),
+    "MonoInternVL": ("workers.families.internvl", "InternVLFamily"),
 }
 
 

@@ -16,6 +16,7 @@ _MAX_CONFIG_BYTES = 16 << 20
 _DECODER_DEFAULTS: dict[str, dict[str, Any]] = {
     "LlamaForCausalLM": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6},
     "InternLM2ForCausalLM": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "bias": True},
+    "InternLM2VEForCausalLM": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "bias": True},
     "MistralForCausalLM": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-6},
     "Qwen2ForCausalLM": {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6},
     "Qwen3ForCausalLM": {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "head_dim": 128},
@@ -51,6 +52,31 @@ class DecoderSpec:
     qk_norm: bool
     rope: RopeSpec
     sliding_window: int | None
+    has_visual_experts: bool = False
+    """Whether each layer has a second MLP, for visual tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class TileSpec:
+    """A square picture tile, its patches, and how many of them along a side make one token."""
+
+    image_size: int
+    patch_size: int
+    scale: int
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def token_grid(self) -> int:
+        """Tokens along a side."""
+        return self.grid // self.scale
+
+    @property
+    def num_tokens(self) -> int:
+        return self.token_grid**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +178,7 @@ def parse_decoder(raw: Config) -> DecoderSpec:
     if head_dim % 2:
         raise ModelError(f"config.json: head_dim {head_dim} is odd; rotary embedding needs pairs")
     rope = parse_rope(config, head_dim)
-    all_bias = boolean(config, "bias" if architecture == "InternLM2ForCausalLM" else "attention_bias", False)
+    all_bias = boolean(config, "bias" if architecture.startswith("InternLM2") else "attention_bias", False)
     return DecoderSpec(
         architecture=architecture,
         hidden_size=hidden_size,
@@ -168,6 +194,7 @@ def parse_decoder(raw: Config) -> DecoderSpec:
         qk_norm=architecture == "Qwen3ForCausalLM",
         rope=rope,
         sliding_window=_sliding_window(raw, architecture, rope.max_position),
+        has_visual_experts=architecture == "InternLM2VEForCausalLM",
     )
 
 
@@ -219,6 +246,19 @@ def parse_vision(config: Config) -> VisionSpec:
     return spec
 
 
+def parse_tile(config: Config, native_size: int, patch_size: int) -> TileSpec:
+    """`force_image_size` (default: the native size) and `downsample_ratio`; a tile divides into whole tokens."""
+    ratio = 1 / positive_float(config, "downsample_ratio", 0.5)
+    tile = TileSpec(positive_int(config, "force_image_size", native_size), patch_size, round(ratio))
+    if tile.image_size % patch_size:
+        raise ModelError(f"config.json: image size {tile.image_size} is not a multiple of the patch {patch_size}")
+    if ratio < 1 or abs(ratio - tile.scale) > 1e-6 or tile.grid % tile.scale:
+        raise ModelError(
+            f"config.json: downsample_ratio must divide {tile.grid} x {tile.grid} patches into whole tokens"
+        )
+    return tile
+
+
 def _factors(scaling: Config, key: str, count: int) -> tuple[float, ...]:
     values = scaling.get(key)
     if not isinstance(values, list) or len(values) != count:
@@ -228,7 +268,7 @@ def _factors(scaling: Config, key: str, count: int) -> tuple[float, ...]:
 
 def _sliding_window(raw: Config, architecture: str, max_position: int) -> int | None:
     """The window where it takes effect. Mistral's is on by default, Qwen's only with `use_sliding_window`."""
-    if architecture in ("LlamaForCausalLM", "InternLM2ForCausalLM"):
+    if architecture.startswith(("Llama", "InternLM2")):
         return None
     if architecture.startswith("Qwen") and not boolean(raw, "use_sliding_window", False):
         return None

@@ -1,4 +1,4 @@
-"""One packed decoder for Llama, InternLM2, Mistral, Qwen2, Qwen3 and Phi3 blocks.
+"""One packed decoder for Llama, InternLM2 (with or without visual experts), Mistral, Qwen2, Qwen3 and Phi3 blocks.
 
 Tokens of all sequences lie in one [T, hidden] tensor from end to end; attention comes with the step. Functional code
 over plain attributes: at decode the dispatch of small operations is a large share of a layer's time.
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.attention.base import Attend, Step
+from workers.attention.base import Attend, Routes, Step
 from workers.models.base import KVSpec, WeightSource
 from workers.models.config import DecoderSpec
 from workers.models.layers import RMSNorm, take_rms_norm
@@ -16,15 +16,32 @@ from workers.models.linear import take_linear
 from workers.models.rope import Rope
 
 
+class Mlp:
+    """Fused gate|up product, SiLU, down."""
+
+    __slots__ = ("_down", "_gate_up")
+
+    def __init__(self, spec: DecoderSpec, weights: WeightSource, prefix: str) -> None:
+        self._gate_up = take_linear(weights, f"{prefix}gate_up", (spec.intermediate_size,) * 2, spec.hidden_size)
+        self._down = take_linear(weights, f"{prefix}down", (spec.hidden_size,), spec.intermediate_size)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, H] -> [T, H]."""
+        gate, up = self._gate_up(x).chunk(2, dim=-1)
+        return self._down(F.silu(gate).mul_(up))
+
+
 class DecoderLayer:
-    """Pre-norm block: fused q|k|v product, rotary on q and k together, attention, fused gate|up product, SiLU."""
+    """Pre-norm block: fused q|k|v product, rotary on q and k together, attention, MLP.
+
+    With visual experts, visual tokens have an MLP of their own and share everything else.
+    """
 
     __slots__ = (
-        "_down",
-        "_gate_up",
         "_head_dim",
         "_index",
         "_input_norm",
+        "_mlp",
         "_num_heads",
         "_num_kv_heads",
         "_out",
@@ -32,6 +49,7 @@ class DecoderLayer:
         "_qk_norm",
         "_qkv",
         "_rope",
+        "_visual_mlp",
     )
 
     def __init__(self, spec: DecoderSpec, weights: WeightSource, prefix: str, index: int, rope: Rope) -> None:
@@ -45,8 +63,8 @@ class DecoderLayer:
         self._qk_norm = self._take_qk_norm(weights, prefix, spec.norm_eps) if spec.qk_norm else None
         self._out = take_linear(weights, f"{prefix}out", (width,), q_width, spec.out_bias)
         self._post_norm = take_rms_norm(weights, f"{prefix}post_norm", width, spec.norm_eps)
-        self._gate_up = take_linear(weights, f"{prefix}gate_up", (spec.intermediate_size,) * 2, width)
-        self._down = take_linear(weights, f"{prefix}down", (width,), spec.intermediate_size)
+        self._mlp = Mlp(spec, weights, prefix)
+        self._visual_mlp = Mlp(spec, weights, f"{prefix}visual_") if spec.has_visual_experts else None
 
     def _take_qk_norm(self, weights: WeightSource, prefix: str, eps: float) -> RMSNorm:
         """Both norms as one with weight [num_heads + num_kv_heads, head_dim], a row for each head."""
@@ -55,10 +73,14 @@ class DecoderLayer:
         q_rows, k_rows = q_norm.expand(self._num_heads, -1), k_norm.expand(self._num_kv_heads, -1)
         return RMSNorm(torch.cat((q_rows, k_rows)), eps)
 
-    def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+    def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend, routes: Routes | None) -> Tensor:
         """hidden [T, H]; cos, sin [T, 1, head_dim] -> [T, H]."""
         hidden = hidden + self._attention(self._input_norm(hidden), cos, sin, attend)
-        return hidden.add_(self._mlp(self._post_norm(hidden)))
+        x = self._post_norm(hidden)
+        if routes is None or self._visual_mlp is None:
+            return hidden.add_(self._mlp(x))
+        hidden.index_add_(0, routes.text, self._mlp(x[routes.text]))
+        return hidden.index_add_(0, routes.visual, self._visual_mlp(x[routes.visual]))
 
     def _attention(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         heads = self._qkv(x).view(x.shape[0], -1, self._head_dim)
@@ -69,10 +91,6 @@ class DecoderLayer:
         self._rope.rotate_(qk, cos, sin)
         q, k = qk.narrow(1, 0, self._num_heads), qk.narrow(1, self._num_heads, self._num_kv_heads)
         return self._out(attend(self._index, q, k, v))
-
-    def _mlp(self, x: Tensor) -> Tensor:
-        gate, up = self._gate_up(x).chunk(2, dim=-1)
-        return self._down(F.silu(gate).mul_(up))
 
 
 class Decoder:
@@ -98,7 +116,7 @@ class Decoder:
         """[T, H] -> [T, H] with the final norm applied; `hidden` is left as it was."""
         cos, sin = self._rope(step.positions, step.rope_lens)
         for layer in self._layers:
-            hidden = layer(hidden, cos, sin, step.attend)
+            hidden = layer(hidden, cos, sin, step.attend, step.routes)
         return self._norm(hidden)
 
     def compute_logits(self, hidden: Tensor) -> Tensor:

@@ -53,34 +53,48 @@ def _take_qk_norm(spec: VisionSpec, weights: WeightSource, prefix: str) -> RMSNo
     return RMSNorm(torch.stack(rows), spec.norm_eps)
 
 
+class PatchEmbedding:
+    """Patches as one matrix product, and the position table, whose row 0 is the class token's."""
+
+    def __init__(self, width: int, image_size: int, patch_size: int, weights: WeightSource, prefix: str) -> None:
+        self._size = patch_size
+        self._patch = take_linear(weights, f"{prefix}patch", (width,), 3 * patch_size**2, bias=True)
+        self._positions = weights.take(f"{prefix}positions", (1, 1 + (image_size // patch_size) ** 2, width))
+
+    @property
+    def class_position(self) -> Tensor:
+        """[1, 1, C]."""
+        return self._positions[:, :1]
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [N, H, W, 3] -> [N, H/p * W/p, C], row by row."""
+        n, height, width, _ = pixels.shape
+        size = self._size
+        if height % size or width % size:
+            raise ModelError(f"a picture of {width} x {height} does not divide into patches of {size}")
+        rows, columns = height // size, width // size
+        blocks = pixels.view(n, rows, size, columns, size, 3).permute(0, 1, 3, 5, 2, 4)
+        tokens = self._patch(blocks.reshape(n, rows * columns, 3 * size * size).to(self._positions.dtype))
+        return tokens.add_(resize_positions(self._positions, rows, columns)[:, 1:])
+
+
 class VisionTower:
     """Patch embedding, positions and blocks. `num_layers` of the spec are built: the published final norm is none."""
 
     def __init__(self, spec: VisionSpec, weights: WeightSource, prefix: str) -> None:
         self.spec = spec
-        width, patch = spec.hidden_size, spec.patch_size
-        self._patch = take_linear(weights, f"{prefix}patch", (width,), 3 * patch * patch, bias=True)
-        self._class_token = weights.take(f"{prefix}class_token", (1, 1, width))
-        self._positions = weights.take(f"{prefix}positions", (1, 1 + (spec.image_size // patch) ** 2, width))
+        self._embedding = PatchEmbedding(spec.hidden_size, spec.image_size, spec.patch_size, weights, prefix)
+        self._class_token = weights.take(f"{prefix}class_token", (1, 1, spec.hidden_size))
         self._layers = [VisionLayer(spec, weights, f"{prefix}layers.{i}.") for i in range(spec.num_layers)]
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [N, H, W, 3] -> [N, 1 + H/14 * W/14, C], the last block's output."""
-        x = self._embed(pixels)
+        patches = self._embedding(pixels)
+        class_token = self._class_token + self._embedding.class_position
+        x = torch.cat((class_token.expand(len(patches), -1, -1), patches), dim=1)
         for layer in self._layers:
             x = layer(x)
         return x
-
-    def _embed(self, pixels: Tensor) -> Tensor:
-        n, height, width, _ = pixels.shape
-        patch = self.spec.patch_size
-        if height % patch or width % patch:
-            raise ModelError(f"a picture of {width} x {height} does not divide into patches of {patch}")
-        rows, columns = height // patch, width // patch
-        blocks = pixels.view(n, rows, patch, columns, patch, 3).permute(0, 1, 3, 5, 2, 4)
-        tokens = self._patch(blocks.reshape(n, rows * columns, 3 * patch * patch).to(self._class_token.dtype))
-        tokens = torch.cat((self._class_token.expand(n, -1, -1), tokens), dim=1)
-        return tokens + resize_positions(self._positions, rows, columns)
 
 
 def resize_positions(table: Tensor, rows: int, columns: int) -> Tensor:

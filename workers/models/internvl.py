@@ -9,12 +9,12 @@ from workers.models.base import ModelError, WeightSource
 from workers.models.config import (
     Config,
     DecoderSpec,
+    TileSpec,
     VisionSpec,
     choice,
     parse_decoder,
+    parse_tile,
     parse_vision,
-    positive_float,
-    positive_int,
     section,
 )
 from workers.models.decoder import Decoder
@@ -28,18 +28,8 @@ class InternVLSpec:
 
     vision: VisionSpec
     decoder: DecoderSpec
-    image_size: int
-    shuffle_scale: int
+    tile: TileSpec
     is_shuffle_transposed: bool
-
-    @property
-    def grid(self) -> int:
-        """Patches along a tile's side."""
-        return self.image_size // self.vision.patch_size
-
-    @property
-    def tokens_per_tile(self) -> int:
-        return (self.grid // self.shuffle_scale) ** 2
 
 
 def parse_internvl(config: Config) -> InternVLSpec:
@@ -47,23 +37,12 @@ def parse_internvl(config: Config) -> InternVLSpec:
     if config.get("use_llm_lora") or config.get("use_backbone_lora"):
         raise ModelError("config.json: LoRA weights (use_llm_lora, use_backbone_lora) must be merged before serving")
     vision = parse_vision(section(config, "vision_config"))
-    scale = 1 / positive_float(config, "downsample_ratio", 0.5)
-    spec = InternVLSpec(
+    return InternVLSpec(
         vision=replace(vision, num_layers=_layers_used(config.get("select_layer", -1), vision.num_layers)),
         decoder=parse_decoder(section(config, "llm_config")),
-        image_size=positive_int(config, "force_image_size", vision.image_size),
-        shuffle_scale=round(scale),
+        tile=parse_tile(config, vision.image_size, vision.patch_size),
         is_shuffle_transposed=choice(config, "ps_version", "v1", ("v1", "v2")) == "v1",
     )
-    if spec.image_size % vision.patch_size:
-        raise ModelError(
-            f"config.json: image size {spec.image_size} is not a multiple of the patch {vision.patch_size}"
-        )
-    if scale < 1 or abs(scale - spec.shuffle_scale) > 1e-6 or spec.grid % spec.shuffle_scale:
-        raise ModelError(
-            f"config.json: downsample_ratio must divide {spec.grid} x {spec.grid} patches into whole tokens"
-        )
-    return spec
 
 
 def _layers_used(select_layer: object, num_layers: int) -> int:
@@ -78,13 +57,13 @@ class InternVL:
 
     def __init__(self, config: Config, weights: WeightSource) -> None:
         spec = parse_internvl(config)
-        width = spec.vision.hidden_size * spec.shuffle_scale**2
+        width = spec.vision.hidden_size * spec.tile.scale**2
         self.device = weights.device
         self.dtype = weights.dtype
         self.hidden_size = spec.decoder.hidden_size
         self.vocab_size = spec.decoder.vocab_size
-        self.image_size = spec.image_size
-        self.tokens_per_tile = spec.tokens_per_tile
+        self.image_size = spec.tile.image_size
+        self.tokens_per_tile = spec.tile.num_tokens
         self.max_position_embeddings = spec.decoder.rope.max_position
         self.rope_extends = spec.decoder.rope.kind != "default"
         self._spec = spec
@@ -96,9 +75,9 @@ class InternVL:
 
     def encode_tiles(self, pixels: Tensor) -> Tensor:
         """uint8 [N, S, S, 3] -> [N, tokens_per_tile, H]."""
-        grid = self._spec.grid
+        grid, scale = self._spec.tile.grid, self._spec.tile.scale
         features = self._tower(self._pixel_norm(pixels))[:, 1:].reshape(len(pixels), grid, grid, -1)
-        return self._projector(pixel_shuffle(features, self._spec.shuffle_scale, self._spec.is_shuffle_transposed))
+        return self._projector(pixel_shuffle(features, scale, self._spec.is_shuffle_transposed))
 
     def embed_tokens(self, ids: Tensor) -> Tensor:
         """int64 [T] -> [T, H], a new tensor."""

@@ -6,9 +6,10 @@ from importlib import import_module
 from workers.models.base import ModelError, VisionLanguageModel, WeightSource
 from workers.models.config import Config, architecture_of
 
-# architecture in config.json -> (module, class); modules are imported when one of their models is asked for
+# architecture -> (module, class); modules are imported when one of their models is asked for
 _ARCHITECTURES = {
     "InternVLChatModel": ("workers.models.internvl", "InternVL"),
+    "MonoInternVL": ("workers.models.mono_internvl", "MonoInternVL"),
 }
 _MODEL_TYPES = {"internvl_chat": "InternVLChatModel"}
 
@@ -16,15 +17,22 @@ _MODEL_TYPES = {"internvl_chat": "InternVLChatModel"}
 def resolve_architecture(config: Config) -> str:
     """The supported architecture that config.json names, by `architectures` or `model_type`. Raises ModelError."""
     name = architecture_of(config)
-    if name in _ARCHITECTURES:
-        return name
-    by_type = _MODEL_TYPES.get(str(config.get("model_type")))
-    if by_type is not None:
-        return by_type
+    found = name if name in _ARCHITECTURES else _MODEL_TYPES.get(str(config.get("model_type")))
+    if found == "InternVLChatModel":
+        return _internvl_chat_variant(config)
+    if found is not None:
+        return found
     known = ", ".join(sorted(_ARCHITECTURES))
     raise ModelError(
         f"config.json: architecture {name or config.get('model_type')!r} is not supported; supported: {known}"
     )
+
+
+def _internvl_chat_variant(config: Config) -> str:
+    """Families that publish their checkpoints under InternVL-Chat's name give themselves away by their parts."""
+    if architecture_of(config.get("llm_config") or {}) == "InternLM2VEForCausalLM":
+        return "MonoInternVL"
+    return "InternVLChatModel"
 
 
 def build_model(config: Config, weights: WeightSource) -> VisionLanguageModel:

@@ -13,10 +13,16 @@ from torch import Tensor
 from workers.models.base import ModelError
 from workers.models.config import Config, DecoderSpec
 from workers.models.internvl import parse_internvl
+from workers.models.mono_internvl import parse_mono_internvl
 from workers.models.registry import resolve_architecture
 
 Names = Mapping[str, tuple[str, ...]]
 Reorder = Callable[[Tensor], Tensor]
+
+
+def _scoped(ours: str, published: str, names: Names) -> dict[str, tuple[str, ...]]:
+    return {ours + name: tuple(published + other for other in others) for name, others in names.items()}
+
 
 _LLAMA: Names = {
     "embedding.weight": ("model.embed_tokens.weight",),
@@ -51,11 +57,19 @@ _INTERNLM2: Names = {
     "layers.{}.gate_up.weight": ("model.layers.{}.feed_forward.w1.weight", "model.layers.{}.feed_forward.w3.weight"),
     "layers.{}.down.weight": ("model.layers.{}.feed_forward.w2.weight",),
 }
+_INTERNLM2_VE: Names = {
+    **_INTERNLM2,
+    "layers.{}.visual_gate_up.weight": tuple(f"model.layers.{{}}.feed_forward_ve.w{n}.weight" for n in (1, 3)),
+    "layers.{}.visual_down.weight": ("model.layers.{}.feed_forward_ve.w2.weight",),
+}
+_PATCHES: Names = {
+    "positions": ("position_embedding",),
+    "patch.weight": ("patch_embedding.weight",),
+    "patch.bias": ("patch_embedding.bias",),
+}
 INTERNVIT: Names = {
     "class_token": ("embeddings.class_embedding",),
-    "positions": ("embeddings.position_embedding",),
-    "patch.weight": ("embeddings.patch_embedding.weight",),
-    "patch.bias": ("embeddings.patch_embedding.bias",),
+    **_scoped("", "embeddings.", _PATCHES),
     **{
         f"layers.{{}}.{ours}.{kind}": (f"encoder.layers.{{}}.{published}.{kind}",)
         for ours, published in {
@@ -78,13 +92,14 @@ _PROJECTOR: Names = {
     for number, ours in ((0, "norm"), (1, "fc1"), (3, "fc2"))
     for kind in ("weight", "bias")
 }
-_DECODERS: Mapping[str, Names] = {
+DECODERS: Mapping[str, Names] = {
     "LlamaForCausalLM": _LLAMA,
     "MistralForCausalLM": _LLAMA,
     "Qwen2ForCausalLM": _LLAMA,
     "Qwen3ForCausalLM": _LLAMA,
     "Phi3ForCausalLM": _PHI3,
     "InternLM2ForCausalLM": _INTERNLM2,
+    "InternLM2VEForCausalLM": _INTERNLM2_VE,
 }
 
 
@@ -118,12 +133,8 @@ def split_interleaved_qkv(tensor: Tensor, num_kv_heads: int, head_dim: int) -> T
     return torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in (q, k, v)])
 
 
-def _scoped(ours: str, published: str, names: Names) -> dict[str, tuple[str, ...]]:
-    return {ours + name: tuple(published + other for other in others) for name, others in names.items()}
-
-
 def _decoder_reorder(spec: DecoderSpec, prefix: str) -> dict[str, Reorder]:
-    if spec.architecture != "InternLM2ForCausalLM":
+    if not spec.architecture.startswith("InternLM2"):
         return {}
     split = partial(split_interleaved_qkv, num_kv_heads=spec.num_kv_heads, head_dim=spec.head_dim)
     return {f"{prefix}layers.{{}}.qkv.{kind}": split for kind in ("weight", "bias")}
@@ -136,7 +147,7 @@ def _internvl(config: Config) -> Rules:
         names={
             **_scoped("vision.", "vision_model.", INTERNVIT),
             **_scoped("projector.", "mlp1.", _PROJECTOR),
-            **_scoped("decoder.", "language_model.", _DECODERS[spec.decoder.architecture]),
+            **_scoped("decoder.", "language_model.", DECODERS[spec.decoder.architecture]),
         },
         reorder=_decoder_reorder(spec.decoder, "decoder."),
         ignored=tuple(
@@ -145,4 +156,20 @@ def _internvl(config: Config) -> Rules:
     )
 
 
-_FAMILIES: Mapping[str, Callable[[Config], Rules]] = {"InternVLChatModel": _internvl}
+def _mono_internvl(config: Config) -> Rules:
+    spec = parse_mono_internvl(config)
+    return Rules(
+        names={
+            **_scoped("patches.", "vision_model.embeddings.", _PATCHES),
+            **_scoped("projector.", "mlp1.", _PROJECTOR),
+            **_scoped("decoder.", "language_model.", DECODERS[spec.decoder.architecture]),
+        },
+        reorder=_decoder_reorder(spec.decoder, "decoder."),
+        ignored=("vision_model.embeddings.class_embedding",),
+    )
+
+
+_FAMILIES: Mapping[str, Callable[[Config], Rules]] = {
+    "InternVLChatModel": _internvl,
+    "MonoInternVL": _mono_internvl,
+}
