@@ -12,14 +12,15 @@ MODEL ?=
 TORCH ?= torch==2.13.0
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.glimpsed-installed
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
+DAEMON := $(VENV)/.glimpsed-daemon
+TESTS := $(VENV)/.glimpsed-tests
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
 .PHONY: install serve test lint goldens clean
 
-install: $(STAMP)
+install: $(TESTS)
 
-$(STAMP): pyproject.toml constraints.txt
+$(DAEMON): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || ( \
 		for python in python3 python3.11 python3.12 python3.13; do \
 			if $$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
@@ -30,10 +31,14 @@ $(STAMP): pyproject.toml constraints.txt
 		done; \
 		echo "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH" >&2; exit 1 )
 	$(PIP) $(TORCH) setuptools
+	$(PIP) --no-build-isolation --editable '.[worker]'
+	@touch $@
+
+$(TESTS): $(DAEMON)
 	$(PIP) --no-build-isolation --editable '.[worker,test]'
 	@touch $@
 
-serve: install
+serve: $(DAEMON)
 	@exec $(BIN)/glimpsed serve --port $(PORT) $(MODEL)
 
 test: install

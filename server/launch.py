@@ -20,7 +20,8 @@ from server.transport.zeromq import ZeroMQQueue
 
 log = logging.getLogger(__name__)
 
-MIN_WORKER_DRAIN_S = 2.0
+WORKER_DRAIN_S = 2.0
+"""How long workers get to leave once no request runs any more; their last events are out by then."""
 
 
 async def run_gateway(settings: GatewaySettings) -> None:
@@ -32,6 +33,7 @@ async def run_gateway(settings: GatewaySettings) -> None:
             log.info("listening on %s; models are those of the workers that come", url_of(listener))
             await serving.asked_to_stop()
             await serving.drain(settings.shutdown_timeout)
+            await queue.close()
 
 
 async def run_serve(
@@ -57,33 +59,28 @@ async def run_serve(
             log.info("listening on %s; loading %s", url_of(listener), names)
             supervising = asyncio.create_task(supervisor.run())
             greeting = asyncio.create_task(_greet(supervisor, f"{url_of(listener)} serves {names}", began))
+            stopping = asyncio.create_task(serving.asked_to_stop())
             try:
-                await _serve_until_stopped(settings.shutdown_timeout, serving, supervisor, supervising)
+                await asyncio.wait({supervising, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                if supervising.done():
+                    await supervising
+                await serving.drain(settings.shutdown_timeout)
+                await supervisor.stop(WORKER_DRAIN_S)
             finally:
-                greeting.cancel()
-
-
-async def _serve_until_stopped(
-    shutdown_timeout_s: float, serving: Serving, supervisor: Supervisor, supervising: "asyncio.Task[None]"
-) -> None:
-    stopping = asyncio.create_task(serving.asked_to_stop())
-    try:
-        await asyncio.wait({supervising, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if not supervising.done():
-            deadline = time.monotonic() + shutdown_timeout_s
-            await serving.drain(shutdown_timeout_s)
-            await supervisor.stop(max(MIN_WORKER_DRAIN_S, deadline - time.monotonic()))
-    finally:
-        stopping.cancel()
-        if supervisor.is_stopping:
-            supervising.cancel()
-        # Its failure, if it failed, is what this process ends with.
-        await asyncio.gather(supervising, return_exceptions=supervisor.is_stopping)
+                # Answers that still run end with an error now, and not when their connections are cut.
+                await queue.close()
+                await _cancel(greeting, stopping, supervising)
 
 
 async def _greet(supervisor: Supervisor, what: str, began: float) -> None:
     await supervisor.ready()
     log.info("ready: %s (after %.1f s)", what, time.monotonic() - began)
+
+
+async def _cancel(*tasks: "asyncio.Task[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _worker_argv(module: str, spec: ModelSpec, queue_path: Path, arguments: Sequence[str]) -> tuple[str, ...]:

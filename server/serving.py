@@ -33,7 +33,9 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+        code = error.errno or 0
+        reason = os.strerror(code) if code > 0 else error.strerror
+        raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
 
 
 def url_of(listener: socket.socket) -> str:

@@ -71,10 +71,15 @@ class Supervisor:
         try:
             await asyncio.gather(*keepers)
         finally:
+            self.kill()
+            await asyncio.gather(*(process.wait() for process in list(self._processes)))
             for keeper in keepers:
                 keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
-            self.kill()
+
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        return [process.pid for process in self._processes]
 
     async def ready(self) -> None:
         """Returns once every command has had a ready process."""
