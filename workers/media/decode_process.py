@@ -65,38 +65,43 @@ class DecodeLimits:
 class DecodeProcess:
     """Made by `spawn`. After `ProcessLost`, a timeout or a cancellation only `kill` may follow."""
 
-    def __init__(self, process: asyncio.subprocess.Process, input_fd: int, output_fd: int) -> None:
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        control: tuple[asyncio.StreamReader, asyncio.StreamWriter],
+        input_fd: int,
+        output_fd: int,
+    ) -> None:
         self._process = process
+        self._reader, self._writer = control
         self._input_fd = input_fd
         self._output_fd = output_fd
         self._io: asyncio.Future[Any] | None = None
-        self._reader: asyncio.StreamReader
-        self._writer: asyncio.StreamWriter
         self.protections: list[str] = []
         self.num_items = 0
 
     @classmethod
     async def spawn(cls) -> "DecodeProcess":
-        """A process that is warm and locked in. Raises ProcessLost or TimeoutError where it does not come up."""
+        """A process that is warm and locked in. Raises ProcessLost or OSError where it does not come up."""
         ours, theirs = socket.socketpair()
-        input_fd = _shared_memory("media-input", INPUT_BYTES)
-        output_fd = _shared_memory("media-output", OUTPUT_BYTES)
-        fds = (theirs.fileno(), input_fd, output_fd)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable, "-s", "-m", _MODULE, *map(str, fds),
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
-                pass_fds=fds, env=_ENVIRONMENT, cwd="/",
-            )  # fmt: skip
-        except BaseException:
-            ours.close()
-            os.close(input_fd)
-            os.close(output_fd)
-            raise
-        finally:
-            theirs.close()
-        self = cls(process, input_fd, output_fd)
-        self._reader, self._writer = await asyncio.open_unix_connection(sock=ours)
+        with theirs:
+            control = await asyncio.open_unix_connection(sock=ours)
+            input_fd = _shared_memory("media-input", INPUT_BYTES)
+            output_fd = _shared_memory("media-output", OUTPUT_BYTES)
+            fds = (theirs.fileno(), input_fd, output_fd)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-s", "-m", _MODULE, *map(str, fds),
+                    stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
+                    pass_fds=fds, env=_ENVIRONMENT, cwd="/",
+                    start_new_session=True,  # a terminal's Ctrl-C is the worker's affair: it drains first
+                )  # fmt: skip
+            except BaseException:
+                control[1].close()
+                os.close(input_fd)
+                os.close(output_fd)
+                raise
+        self = cls(process, control, input_fd, output_fd)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):
                 ready = await self._reply()
@@ -107,6 +112,11 @@ class DecodeProcess:
             raise
         self.protections = ready.protections
         return self
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it is not known to have ended."""
+        return self._process.returncode is None and not self._reader.at_eof()
 
     @property
     def pid(self) -> int:

@@ -12,7 +12,7 @@ from workers.media.fetch import Fetcher
 from workers.media.guard import MediaPolicy, parse_private_hosts
 from workers.media.sandbox import Sandbox
 from workers.media.single_flight import SingleFlight
-from workers.media.types import ImageOptions, MediaKind, MediaOptions, PreparedMedia, VideoOptions
+from workers.media.types import MediaKind, MediaOptions, PreparedMedia
 
 # Part of every digest: to be raised whenever a transform's pixels change.
 _PIXELS_VERSION = 1
@@ -44,15 +44,16 @@ class MediaPipeline:
         await self._fetcher.close()
         await self._sandbox.close()
 
-    async def image(self, url: str, options: ImageOptions, param: str, tenant: str = "") -> PreparedMedia:
+    async def image(self, url: str, options: MediaOptions, param: str, tenant: str = "") -> PreparedMedia:
         """The picture behind an http, https, data or (where permitted) file URL.
 
-        `param`: the field the URL stands in, for errors. `tenant`: nothing is shared between two of them.
+        `options`: `ImageOptions`, or those of a family's own transform. `param`: the field the URL stands in, for
+        errors. `tenant`: nothing is shared between two of them.
         Raises MediaError; Unavailable while closing.
         """
         return await self._prepare(url, options, MediaKind.IMAGE, param, tenant)
 
-    async def video(self, url: str, options: VideoOptions, param: str, tenant: str = "") -> PreparedMedia:
+    async def video(self, url: str, options: MediaOptions, param: str, tenant: str = "") -> PreparedMedia:
         """As `image`, for a clip."""
         return await self._prepare(url, options, MediaKind.VIDEO, param, tenant)
 

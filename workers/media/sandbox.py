@@ -1,6 +1,7 @@
 """A pool of decode processes. What a hostile file does to one of them costs its request an error and nothing else."""
 
 import asyncio
+import itertools
 import logging
 import signal
 
@@ -69,17 +70,15 @@ class Sandbox:
 
     @property
     def pids(self) -> list[int]:
-        return [process.pid for process in self._alive]
+        """Of the processes that are up."""
+        return [process.pid for process in self._alive if process.is_alive]
 
     async def decode(self, content: bytes, options: MediaOptions, kind: MediaKind) -> tuple[np.ndarray, Layout]:
         """The transform's array and layout. Waits for a free process, first come, first served.
 
         Raises MediaError without `param`, Unavailable once closed.
         """
-        process = await self._idle.get()
-        if process is None or self._is_closed:
-            self._idle.put_nowait(None)
-            raise Unavailable("Media cannot be decoded now: the worker is stopping.")
+        process = await self._take()
         limits = self._limits[kind]
         is_reusable = False
         try:
@@ -102,6 +101,17 @@ class Sandbox:
             else:
                 self._replace(process)
 
+    async def _take(self) -> DecodeProcess:
+        """A free process; one that died while idle is replaced, not used."""
+        while True:
+            process = await self._idle.get()
+            if process is None or self._is_closed:
+                self._idle.put_nowait(None)
+                raise Unavailable("Media cannot be decoded now: the worker is stopping.")
+            if process.is_alive:
+                return process
+            self._replace(process)
+
     def _admit(self, process: DecodeProcess) -> None:
         self._alive.add(process)
         self._idle.put_nowait(process)
@@ -117,7 +127,7 @@ class Sandbox:
         await process.kill()
         self._alive.discard(process)
         self.num_replaced += 1
-        for attempt in range(1_000_000):
+        for attempt in itertools.count():
             try:
                 self._admit(await DecodeProcess.spawn())
                 return

@@ -60,7 +60,8 @@ class Layout:
 class PreparedMedia:
     """One picture or clip, ready for a vision tower's normalisation.
 
-    `tiles`: uint8 [N, S, S, 3], RGB, read-only; a family's own transform may choose another shape or float32.
+    `tiles`: uint8 [N, S, S, 3], RGB, not to be written to (the cache shares it); a family's own transform may choose
+    another shape or float32.
     `tile_counts`: an image: (N,); a video: tiles of each frame, in order. `width`, `height`: the picture's, in pixels,
     after any turn. `timestamps_s`: the sampled frames' places in the clip. `digest`: sha256 over the file's bytes and
     every option that changes pixels; holds no tenant, so a cache that tenants share must add one.
