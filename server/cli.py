@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None, worker_module: str = "workers") -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ["worker"]:
         os.execv(sys.executable, [sys.executable, "-m", worker_module, *argv[1:]])
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         return _COMMANDS[arguments.command](arguments, worker_module)
     except ConfigError as error:
@@ -57,10 +57,11 @@ def worker_arguments(arguments: argparse.Namespace) -> list[str]:
     return handed_on
 
 
-def _parser() -> Parser:
-    parser = Parser(prog="glimpsed", description="Serve vision-language models over the OpenAI HTTP API.")
-    parser.add_argument("--version", action="version", version=f"glimpsed {_version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def parser() -> Parser:
+    """All commands and their flags."""
+    root = Parser(prog="glimpsed", description="Serve vision-language models over the OpenAI HTTP API.")
+    root.add_argument("--version", action="version", version=f"glimpsed {_version()}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     serve = commands.add_parser("serve", help="a gateway and the workers of each MODEL on this machine")
     serve.add_argument("models", nargs="*", metavar="MODEL", help="[NAME=]folder or hub name; none: the demo model")
@@ -86,7 +87,7 @@ def _parser() -> Parser:
     chat.add_argument("--image", action="append", default=[], metavar="FILE|URL", help="picture (repeatable)")
     chat.add_argument("--video", action="append", default=[], metavar="FILE|URL", help="clip (repeatable)")
     add_flags(chat, ChatSettings)
-    return parser
+    return root
 
 
 def _serve(arguments: argparse.Namespace, worker_module: str) -> int:
