@@ -171,23 +171,32 @@ class ZeroMQQueue:
 
     def _assign(self) -> None:
         for worker_id, job in self._broker.assign():
-            self._send(worker_id, job)
+            if not self._reaches(worker_id, encode(job)):
+                # It never got there, so its loss is none of this job's doing: another worker takes it as it is.
+                self._broker.submit(job, front=True)
+                self._worker_lost(worker_id)
 
     def _send(self, worker_id: str, message: ToWorker) -> None:
         self._send_frame(worker_id, encode(message))
 
     def _send_frame(self, worker_id: str, frame: bytes) -> None:
+        if not self._reaches(worker_id, frame):
+            self._worker_lost(worker_id)
+
+    def _reaches(self, worker_id: str, frame: bytes) -> bool:
+        """Send a frame; False when the worker cannot be reached any more."""
         if self._socket is None:
-            return
+            return True
         # NOBLOCK never leaves the future pending: it is done, one way or the other, when it is returned.
         sent = self._socket.send_multipart([worker_id.encode("ascii"), frame], flags=zmq.NOBLOCK)
         error = cast("asyncio.Future[object]", sent).exception()
         if isinstance(error, zmq.ZMQError):
             # No route (its connection is gone) or no room (it stopped reading): either way it will not get this.
             log.warning("cannot reach worker %s: %s", worker_id, error)
-            self._worker_lost(worker_id)
-        elif error is not None:
+            return False
+        if error is not None:
             raise error
+        return True
 
     def _worker_lost(self, worker_id: str) -> None:
         self._report(self._broker.worker_lost(worker_id))

@@ -8,8 +8,8 @@ import httpx
 import pytest
 import torch
 
-from tests.e2e.daemon import Daemon, serve
 from tests.e2e.goldens import NAMES, ROOT, Golden, load_goldens
+from tests.e2e.served import Daemon, serve
 
 GOLDENS = load_goldens()
 MODELS = [name for name in NAMES if any(golden.model == name for golden in GOLDENS)]

@@ -78,8 +78,10 @@ class PagedSDPA:
         lengths = torch.from_numpy(group.lengths).to(self._device)
         longest = int(group.lengths.max())
         mask = None
-        if int(group.lengths.min()) < longest:
-            visible = torch.arange(longest, device=self._device) < lengths[:, None]
+        window = self._spec.sliding_window or longest
+        if int(group.lengths.min()) < longest or window < longest:
+            place = torch.arange(longest, device=self._device)
+            visible = (place < lengths[:, None]) & (place >= lengths[:, None] - window)
             mask = torch.zeros(visible.shape, dtype=self._pool.dtype, device=self._device)
             mask = mask.masked_fill_(~visible, float("-inf"))[:, None, None, :]
 
@@ -97,18 +99,20 @@ class PagedSDPA:
     def _plan_prefill(self, part: PrefillSlice) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
         rows = slice(part.start, part.stop)
         length = part.stop - part.start
+        total = part.context + length
+        window = self._spec.sliding_window or total
 
         def read_own(layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
             queries, keys, values = (x[rows].transpose(0, 1)[None] for x in (q, k, v))
             found = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
             out[rows] = found[0].transpose(0, 1).reshape(length, -1)
 
-        if part.context == 0:
+        if part.context == 0 and window >= total:
             return read_own
 
-        total = part.context + length
         page_rows = self._page_rows(torch.from_numpy(part.blocks).to(self._device))
         visible = torch.ones(length, total, dtype=torch.bool, device=self._device).tril(part.context)
+        visible = visible.triu(part.context - window + 1)
 
         def read_pages(layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
             keys, values = self._gather(layer, page_rows, 1)

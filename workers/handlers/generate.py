@@ -17,6 +17,7 @@ from workers.handlers.base import Publish
 from workers.handlers.defaults import SamplingDefaults
 from workers.handlers.prepare import Prepared, Preparer
 from workers.handlers.reply import ReplyText
+from workers.models.base import VisionLanguageModel
 from workers.tokenizers.base import Tokenizer
 
 
@@ -37,8 +38,8 @@ class Generator:
         backend: NativeBackend,
         tokenizer: Tokenizer,
         defaults: SamplingDefaults,
+        model: VisionLanguageModel,
         max_model_len: int,
-        rope_regime: Callable[[int], int],
         strips_reply: bool,
     ) -> None:
         self._preparer = preparer
@@ -46,11 +47,12 @@ class Generator:
         self._tokenizer = tokenizer
         self._defaults = defaults
         self._max_model_len = max_model_len
-        self._rope_regime = rope_regime
+        self._model = model
         self._strips_reply = strips_reply
 
     async def run(self, job: ChatJob, publish: Publish) -> None:
         """Accepted, Delta*, Finished. Raises GlimpsedError when the job cannot be served."""
+        self._check_token_ids(job)
         prepared = await self._preparer.prepare(job)
         sequences = [self._sequence(job, prepared, index) for index in range(job.n)]
         publish(
@@ -136,7 +138,7 @@ class Generator:
             media=prepared.media,
             priority=job.priority,
             cache_salt=prepared.cache_salt,
-            rope_regime=self._rope_regime,
+            rope_regime=self._model.rope_regime,
             sampling=self._defaults.resolve(job.sampling, choice_seed(job.sampling.seed, index)),
         )
         if not self._backend.fits(seq):
@@ -147,6 +149,14 @@ class Generator:
                 "messages",
             )
         return seq
+
+    def _check_token_ids(self, job: ChatJob) -> None:
+        """An id beyond the vocabulary would index past a row of logits, into a neighbour's."""
+        size = self._model.vocab_size
+        for token_id in job.sampling.logit_bias:
+            if not 0 <= token_id < size:
+                message = f"logit_bias names token {token_id}; this model's tokens are 0 to {size - 1}."
+                raise RequestError(ErrorCode.INVALID_VALUE, message, "logit_bias")
 
     def _logprobs(self, outputs: Sequence[TokenOutput]) -> tuple[TokenLogprob, ...]:
         return tuple(self._logprob(output.token_id, output.logprobs) for output in outputs if output.logprobs)

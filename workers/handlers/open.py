@@ -61,6 +61,7 @@ async def open_handler(settings: WorkerSettings) -> JobHandler:
 async def _open(settings: WorkerSettings) -> ChatHandler:
     folder = await asyncio.to_thread(resolve_checkpoint, settings.model)
     config = read_config(folder)
+    architecture = resolve_architecture(config)
     tokenizer = load_tokenizer(folder)
     device = pick_device(settings.device)
     model = await asyncio.to_thread(load_model, folder, device, settings.dtype, settings.load_format)
@@ -87,14 +88,12 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
     longest = max(len(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocab_size))
     preparer = Preparer(family, media, limits.max_model_len, max(longest, 1))
     defaults = _defaults(folder, settings, family.stop_token_ids)
-    generator = Generator(
-        preparer, backend, tokenizer, defaults, limits.max_model_len, model.rope_regime, family.strips_reply
-    )
+    generator = Generator(preparer, backend, tokenizer, defaults, model, limits.max_model_len, family.strips_reply)
     card = ModelCard(
         name=settings.name,
         max_model_len=limits.max_model_len,
         created=int(time.time()),
-        architecture=resolve_architecture(config),
+        architecture=architecture,
     )
     return ChatHandler(card, generator, backend, media)
 

@@ -18,7 +18,8 @@ HEADS, KV_HEADS, DIM, LAYERS = 6, 2, 8, 2
 class Dense:
     """Keeps every key and value of each sequence and attends to all of them: the slow twin."""
 
-    def __init__(self) -> None:
+    def __init__(self, window: int | None = None) -> None:
+        self.window = window
         self.keys: dict[tuple[int, str], torch.Tensor] = {}
         self.values: dict[tuple[int, str], torch.Tensor] = {}
 
@@ -27,6 +28,8 @@ class Dense:
             store[layer, name] = torch.cat([store.get((layer, name), new[:0]), new])
         keys, values = (s[layer, name].repeat_interleave(HEADS // KV_HEADS, 1) for s in (self.keys, self.values))
         visible = torch.ones(len(q), len(keys), dtype=torch.bool).tril(len(keys) - len(q))
+        if self.window is not None:
+            visible = visible.triu(len(keys) - len(q) - self.window + 1)
         args = [x.transpose(0, 1) for x in (q, keys, values)]
         return F.scaled_dot_product_attention(*args, attn_mask=visible).transpose(0, 1).reshape(len(q), -1)
 
@@ -54,13 +57,14 @@ def random_steps(rng: random.Random, lengths: list[int], max_chunk: int) -> list
     return steps
 
 
+@pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("seed", range(6))
-def test_paged_attention_equals_dense_attention(seed):
+def test_paged_attention_equals_dense_attention(seed, window):
     rng = random.Random(seed)
     lengths = [rng.randint(1, 60) for _ in range(7)] + [150]
     steps = random_steps(rng, lengths, max_chunk=rng.choice([3, 11, 40]))
-    paged = PagedSDPA(KVSpec(LAYERS, KV_HEADS, DIM), 120, 4, torch.float32, torch.device("cpu"))
-    dense = Dense()
+    paged = PagedSDPA(KVSpec(LAYERS, KV_HEADS, DIM, window), 120, 4, torch.float32, torch.device("cpu"))
+    dense = Dense(window)
     torch.manual_seed(seed)
     for step in steps:
         batch = build_batch(step, 4)

@@ -1,0 +1,84 @@
+"""`glimpsed serve` as a user starts it, on a free port, until it is ready; and a client's view of it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from openai import OpenAI
+
+START_S = 120
+
+
+@dataclass
+class Daemon:
+    """A running daemon. `workers()` is what /admin/workers says."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+
+    @property
+    def base_url(self) -> str:
+        return f"{self.url}/v1"
+
+    def client(self, **kwargs: Any) -> OpenAI:
+        return OpenAI(base_url=self.base_url, api_key="unused", timeout=120, max_retries=0, **kwargs)
+
+    def workers(self) -> list[dict[str, Any]]:
+        return httpx.get(f"{self.url}/admin/workers").json()["workers"]
+
+    def wait_until_idle(self) -> None:
+        """Until every worker says that it holds nothing; workers report about once a second."""
+        deadline = time.monotonic() + 10
+        while any(worker["running"] or worker["waiting"] or worker["kv_usage"] for worker in self.workers()):
+            assert time.monotonic() < deadline, f"still busy: {self.workers()}"
+            time.sleep(0.05)
+
+    def stop(self) -> int:
+        """SIGTERM, then the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serve(arguments: Sequence[str], env: dict[str, str] | None = None) -> Iterator[Daemon]:
+    """Start `glimpsed serve` with these arguments; stop it at the end, whatever happened."""
+    port = free_port()
+    command = [sys.executable, "-m", "server.cli", "serve", *arguments, "--port", str(port)]
+    process = subprocess.Popen(command, env={**os.environ, **(env or {})})
+    daemon = Daemon(process, f"http://127.0.0.1:{port}")
+    try:
+        wait_until_ready(daemon)
+        yield daemon
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_until_ready(daemon: Daemon) -> None:
+    """Until /readyz says 200. Fails when the process ends before."""
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        assert daemon.process.poll() is None, f"the daemon ended with {daemon.process.returncode} before it was ready"
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{daemon.url}/readyz").status_code == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"not ready after {START_S} s")
