@@ -77,11 +77,6 @@ class WorkerSettings(BaseSettings):
         return self
 
     @property
-    def checkpoint(self) -> str:
-        """The checkpoint folder or hub name."""
-        return str(Path(__file__).parent / "demo" / "checkpoint") if self.model == DEMO_MODEL else self.model
-
-    @property
     def name(self) -> str:
         """The name under which the model is served."""
         if self.served_name is not None:
