@@ -47,7 +47,7 @@ test: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy -p schemas -p server -p workers.engine
 
 goldens: install
 	@test -n "$(GOLDENS)" || { echo "make goldens GOLDENS=DIR: the folder with the full set" >&2; exit 2; }
