@@ -118,6 +118,7 @@ class Supervisor:
             if not was_ever_ready and code in HOPELESS_EXIT_CODES:
                 raise WorkersFailed(f"the worker of '{command.name}' cannot start", HOPELESS_EXIT_CODES[code])
             if failed_starts >= MAX_FAILED_STARTS:
+                log.error("a worker of '%s' failed %d times to start; giving up", command.name, failed_starts)
                 raise WorkersFailed(f"the worker of '{command.name}' failed {failed_starts} times to start", 1)
             if code == 0:
                 log.info("a worker of '%s' has drained; starting another", command.name)
