@@ -42,3 +42,10 @@ class Step:
 
     routes: Routes | None = None
     """Which tokens are visual; None where none is. Only families that treat them unlike text read it."""
+
+    lower: "Step | None" = None
+    """The same tokens as the stack under the backbone sees them; only families with two stacks have one."""
+
+    rows: Tensor | None = None
+    """int64 [U], in a lower step whose stack unfolds visual tokens: which of the parts [T * parts, H] of the backbone's
+    tokens its own U rows are. None: the stacks see the same rows."""

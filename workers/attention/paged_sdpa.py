@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.engine.batch import Batch, DecodeGroup, PrefillSlice
+from workers.engine.batch import DecodeGroup, KeyOrder, PageLayout, PrefillSlice
 from workers.models.base import KVSpec
 
 
@@ -26,7 +26,7 @@ class PagedSDPA:
     ) -> None:
         self.block_size = block_size
         self.num_blocks = num_blocks
-        self._spec = spec
+        self.spec = spec
         self._device = device
         # Zeros, not empty: padded rows are masked, but a masked NaN is still a NaN.
         num_rows = spec.num_kv_heads * num_blocks * block_size
@@ -37,19 +37,19 @@ class PagedSDPA:
         self._rows = torch.empty(0, dtype=torch.int64, device=device)
         self._reads: list[Callable[[int, Tensor, Tensor, Tensor, Tensor], None]] = []
 
-    def prepare(self, batch: Batch) -> None:
+    def prepare(self, batch: PageLayout) -> None:
         """Take over a step's layout: where new keys go and which pages each row reads."""
-        heads = torch.arange(self._spec.num_kv_heads, device=self._device)
+        heads = torch.arange(self.spec.num_kv_heads, device=self._device)
         slots = torch.from_numpy(batch.slots).to(self._device)
         self._rows = (heads * (self.num_blocks * self.block_size) + slots[:, None]).reshape(-1)
         self._reads = [self._plan_decode(group) for group in batch.decode_groups]
         self._reads += [self._plan_prefill(part) for part in batch.prefills]
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Write this step's keys and values, then attend. q [T, heads, d], k and v [T, kv heads, d] -> [T, heads * d]"""
+        """Write the step's keys and values, then attend. q [T, heads, d], k and v [T, kv heads, d] -> [T, heads * d]"""
         keys, values = self._layers[layer]
-        keys.index_copy_(0, self._rows, k.reshape(-1, self._spec.head_dim))
-        values.index_copy_(0, self._rows, v.reshape(-1, self._spec.head_dim))
+        keys.index_copy_(0, self._rows, k.reshape(-1, self.spec.head_dim))
+        values.index_copy_(0, self._rows, v.reshape(-1, self.spec.head_dim))
         out = torch.empty(q.shape[0], q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
         for read in self._reads:
             read(layer, q, k, v, out)
@@ -57,31 +57,28 @@ class PagedSDPA:
 
     def _gather(self, layer: int, page_rows: Tensor, num_sequences: int) -> tuple[Tensor, Tensor]:
         """Pages as keys and values [sequences, kv heads, padded length, d] (views of the scratch buffer)."""
-        size = self.block_size * self._spec.head_dim
+        size = self.block_size * self.spec.head_dim
         needed = page_rows.numel() * size
         if self._scratch.numel() < needed:
             self._scratch = self._scratch.new_empty(needed)
         gathered = self._scratch[:needed].view(-1, size)
         torch.index_select(self._pages[layer], 0, page_rows, out=gathered)
-        shape = (2, self._spec.num_kv_heads, num_sequences, -1, self._spec.head_dim)
+        shape = (2, self.spec.num_kv_heads, num_sequences, -1, self.spec.head_dim)
         keys, values = gathered.view(shape).transpose(1, 2)
         return keys, values
 
     def _page_rows(self, blocks: Tensor) -> Tensor:
         """Row numbers, in the page view of a layer, of these pages for keys and values of all heads."""
-        planes = torch.arange(2 * self._spec.num_kv_heads, device=self._device) * self.num_blocks
+        planes = torch.arange(2 * self.spec.num_kv_heads, device=self._device) * self.num_blocks
         return (planes[:, None] + blocks.reshape(1, -1)).reshape(-1)
 
     def _plan_decode(self, group: DecodeGroup) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
-        num_rows, kv_heads = group.stop - group.start, self._spec.num_kv_heads
+        num_rows, kv_heads = group.stop - group.start, self.spec.num_kv_heads
         page_rows = self._page_rows(torch.from_numpy(group.blocks).to(self._device))
-        lengths = torch.from_numpy(group.lengths).to(self._device)
         longest = int(group.lengths.max())
+        visible = self._visible(group.order) if group.order else self._in_window(group, longest)
         mask = None
-        window = self._spec.sliding_window or longest
-        if int(group.lengths.min()) < longest or window < longest:
-            place = torch.arange(longest, device=self._device)
-            visible = (place < lengths[:, None]) & (place >= lengths[:, None] - window)
+        if visible is not None:
             mask = torch.zeros(visible.shape, dtype=self._pool.dtype, device=self._device)
             mask = mask.masked_fill_(~visible, float("-inf"))[:, None, None, :]
 
@@ -96,11 +93,25 @@ class PagedSDPA:
 
         return read
 
+    def _in_window(self, group: DecodeGroup, longest: int) -> Tensor | None:
+        """bool [rows, longest]: neither padding nor left behind by the window; None where every row sees all keys."""
+        window = self.spec.sliding_window or longest
+        if int(group.lengths.min()) == longest <= window:
+            return None
+        lengths = torch.from_numpy(group.lengths).to(self._device)
+        place = torch.arange(longest, device=self._device)
+        return (place < lengths[:, None]) & (place >= lengths[:, None] - window)
+
+    def _visible(self, order: KeyOrder) -> Tensor:
+        """bool [rows, keys]."""
+        queries, keys = (torch.from_numpy(numbers).to(self._device) for numbers in (order.queries, order.keys))
+        return keys <= queries[:, None]
+
     def _plan_prefill(self, part: PrefillSlice) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
         rows = slice(part.start, part.stop)
         length = part.stop - part.start
-        total = part.context + length
-        window = self._spec.sliding_window or total
+        total = part.order.keys.shape[-1] if part.order else part.context + length
+        window = self.spec.sliding_window or total
 
         def read_own(layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
             queries, keys, values = (x[rows].transpose(0, 1)[None] for x in (q, k, v))
@@ -111,8 +122,11 @@ class PagedSDPA:
             return read_own
 
         page_rows = self._page_rows(torch.from_numpy(part.blocks).to(self._device))
-        visible = torch.ones(length, total, dtype=torch.bool, device=self._device).tril(part.context)
-        visible = visible.triu(part.context - window + 1)
+        if part.order:
+            visible = self._visible(part.order)
+        else:
+            visible = torch.ones(length, total, dtype=torch.bool, device=self._device).tril(part.context)
+            visible = visible.triu(part.context - window + 1)
 
         def read_pages(layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
             keys, values = self._gather(layer, page_rows, 1)

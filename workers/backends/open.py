@@ -31,10 +31,28 @@ def free_bytes(device: torch.device) -> int:
 
 def open_backend(model: VisionLanguageModel, limits: EngineLimits, enable_prefix_cache: bool) -> NativeBackend:
     """The engine with its K/V pool, not yet started. Call it inside the event loop that will use it."""
-    block_manager = BlockManager(limits.num_blocks, limits.block_size, enable_prefix_cache)
+    lower = model.kv_spec.lower
+    unfolding = lower.unfolding if lower else None
+    # A lower stack that unfolds treats generated tokens unlike those of a prompt.
+    block_manager = BlockManager(
+        limits.num_blocks, limits.block_size, enable_prefix_cache, shares_outputs=unfolding is None
+    )
     encoder_cache = EncoderCache(limits.encoder_cache_bytes, model.hidden_size * model.dtype.itemsize)
     scheduler = Scheduler(
-        block_manager, encoder_cache, limits.max_num_seqs, limits.max_num_batched_tokens, limits.max_encode_tokens
+        block_manager,
+        encoder_cache,
+        limits.max_num_seqs,
+        limits.max_num_batched_tokens,
+        limits.max_encode_tokens,
+        media_unit=unfolding.token_grid if unfolding else 1,
     )
     attention = PagedSDPA(model.kv_spec, limits.num_blocks, limits.block_size, model.dtype, model.device)
-    return NativeBackend(Engine(scheduler, block_manager, Runner(model, attention)))
+    return NativeBackend(Engine(scheduler, block_manager, Runner(model, attention, _lower_attention(model, limits))))
+
+
+def _lower_attention(model: VisionLanguageModel, limits: EngineLimits) -> PagedSDPA | None:
+    """The pool of the stack under the backbone: the same pages, with as many slots as it needs in each."""
+    spec = model.kv_spec.lower
+    if spec is None:
+        return None
+    return PagedSDPA(spec, limits.num_blocks, limits.block_size * spec.slots_per_token, model.dtype, model.device)

@@ -6,6 +6,7 @@ read together, then longer chunks (prefill).
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,17 @@ from workers.engine.plan import Chunk
 from workers.engine.sequence import Sequence
 
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOrder:
+    """What a row sees where its pages are not simply filled from the front: the keys not above its own number.
+
+    queries [rows]; keys [keys] or [rows, keys], a number for each slot of the pages from the first on.
+    """
+
+    queries: Ints
+    keys: Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,7 @@ class DecodeGroup:
     stop: int
     blocks: Ints
     lengths: Ints
+    order: KeyOrder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,18 @@ class PrefillSlice:
     stop: int
     context: int
     blocks: Ints
+    order: KeyOrder | None = None
+
+
+class PageLayout(Protocol):
+    """What attention reads of a batch: where new keys go, and which pages its rows look at."""
+
+    @property
+    def slots(self) -> Ints: ...
+    @property
+    def decode_groups(self) -> tuple[DecodeGroup, ...]: ...
+    @property
+    def prefills(self) -> tuple[PrefillSlice, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +105,7 @@ class Batch:
 
 def build_batch(chunks: Seq[Chunk], block_size: int) -> Batch:
     """Pack the chunks of one step."""
-    decodes = sorted((c for c in chunks if c.length == 1), key=lambda c: c.start)
-    prefills = [c for c in chunks if c.length > 1]
+    decodes, prefills = packing_order(chunks)
     token_ids: list[int] = []
     positions: list[Ints] = []
     rope_lens: list[Ints] = []
@@ -117,6 +141,11 @@ def build_batch(chunks: Seq[Chunk], block_size: int) -> Batch:
     )
 
 
+def packing_order(chunks: Seq[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
+    """The chunks of one token, then the longer ones, as their rows follow each other in a batch."""
+    return sorted((c for c in chunks if c.length == 1), key=lambda c: c.start), [c for c in chunks if c.length > 1]
+
+
 def _media_rows(chunk: Chunk, row: int) -> list[MediaRows]:
     """The placeholder rows of a chunk whose first row in the batch is `row`."""
     shift = row - chunk.start
@@ -127,27 +156,34 @@ def _media_rows(chunk: Chunk, row: int) -> list[MediaRows]:
     return rows
 
 
-def _decode_groups(decodes: Seq[Chunk], block_size: int) -> list[DecodeGroup]:
-    """Split length-sorted decodes so that padding never costs more than the pages that are really read, plus a little:
-    a group more costs a fixed number of kernel launches, a padded page costs memory traffic."""
-    widths = [c.start // block_size + 1 for c in decodes]
-    groups: list[DecodeGroup] = []
+def group_by_width(widths: Seq[int]) -> list[tuple[int, int]]:
+    """Divide ascending page counts so that padding never costs more than the pages that are really read, plus a little:
+    a group more costs a fixed number of kernel launches, a padded page costs memory traffic. Groups as [first, last).
+    """
+    groups: list[tuple[int, int]] = []
     first, used = 0, 0
     for i, width in enumerate(widths):
         count = i - first + 1
         if count > 1 and width * count > 1.5 * (used + width) + 16:
-            groups.append(_decode_group(decodes, widths, first, i))
+            groups.append((first, i))
             first, used = i, 0
         used += width
-    if decodes:
-        groups.append(_decode_group(decodes, widths, first, len(decodes)))
+    return [*groups, (first, len(widths))] if widths else []
+
+
+def pad_tables(seqs: Seq[Sequence], widths: Seq[int]) -> Ints:
+    """The first pages of each sequence [rows, widest], padded with page 0; `widths` ascend."""
+    blocks = np.zeros((len(seqs), widths[-1]), dtype=np.int64)
+    for row, (seq, width) in enumerate(zip(seqs, widths, strict=True)):
+        blocks[row, :width] = seq.block_table[:width]
+    return blocks
+
+
+def _decode_groups(decodes: Seq[Chunk], block_size: int) -> list[DecodeGroup]:
+    widths = [c.start // block_size + 1 for c in decodes]
+    groups = []
+    for first, last in group_by_width(widths):
+        blocks = pad_tables([c.seq for c in decodes[first:last]], widths[first:last])
+        lengths = np.fromiter((c.start + 1 for c in decodes[first:last]), np.int64, last - first)
+        groups.append(DecodeGroup(first, last, blocks, lengths))
     return groups
-
-
-def _decode_group(decodes: Seq[Chunk], widths: Seq[int], first: int, last: int) -> DecodeGroup:
-    blocks = np.zeros((last - first, widths[last - 1]), dtype=np.int64)
-    for row, chunk in enumerate(decodes[first:last]):
-        width = widths[first + row]
-        blocks[row, :width] = chunk.seq.block_table[:width]
-    lengths = np.fromiter((c.start + 1 for c in decodes[first:last]), np.int64, last - first)
-    return DecodeGroup(first, last, blocks, lengths)

@@ -17,15 +17,21 @@ from workers.engine.sequence import Sequence
 class BlockManager:
     """Hands out `num_blocks` blocks of `block_size` token slots each.
 
+    shares_outputs: whether a generated token's keys and values are those that it would have in a prompt; where not,
+    only blocks of prompts are shared.
+
     Raises ValueError when either is less than 1.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, enable_prefix_cache: bool = True) -> None:
+    def __init__(
+        self, num_blocks: int, block_size: int, enable_prefix_cache: bool = True, shares_outputs: bool = True
+    ) -> None:
         if num_blocks < 1 or block_size < 1:
             raise ValueError(f"num_blocks {num_blocks} and block_size {block_size} must be at least 1")
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._enable_prefix_cache = enable_prefix_cache
+        self._shares_outputs = shares_outputs
         self._num_holders = [0] * num_blocks
         self._hashes: list[bytes | None] = [None] * num_blocks
         self._block_by_hash: dict[bytes, int] = {}
@@ -82,7 +88,7 @@ class BlockManager:
         """Make the blocks that became full and computed findable. Of two with the same content the first one stays."""
         if not self._enable_prefix_cache:
             return
-        num_full = seq.num_computed_tokens // self.block_size
+        num_full = min(seq.num_computed_tokens, self._num_shareable(seq)) // self.block_size
         if num_full <= seq.num_committed_blocks:
             return
         extend_block_hashes(seq, self.block_size, num_full)
@@ -137,7 +143,7 @@ class BlockManager:
         """Blocks that hold the sequence's first tokens already; never all of its tokens."""
         if not self._enable_prefix_cache:
             return []
-        num_blocks = (seq.num_tokens - 1) // self.block_size
+        num_blocks = min(seq.num_tokens - 1, self._num_shareable(seq)) // self.block_size
         extend_block_hashes(seq, self.block_size, num_blocks)
         prefix = []
         for block_hash in seq.block_hashes[:num_blocks]:
@@ -146,6 +152,9 @@ class BlockManager:
                 break
             prefix.append(block)
         return prefix
+
+    def _num_shareable(self, seq: Sequence) -> int:
+        return seq.num_tokens if self._shares_outputs else seq.num_prompt_tokens
 
     def _take_prefix(self, seq: Sequence) -> None:
         prefix = self._find_prefix(seq)

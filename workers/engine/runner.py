@@ -9,17 +9,20 @@ from torch import Tensor
 from workers.attention.base import Routes, Step
 from workers.attention.paged_sdpa import PagedSDPA
 from workers.engine.batch import Batch, build_batch
-from workers.engine.plan import StepPlan
+from workers.engine.plan import Chunk, StepPlan
 from workers.engine.sequence import MediaInput
+from workers.engine.unfold import unfold_batch
 from workers.models.base import VisionLanguageModel
 
 
 class Runner:
     """One model with its K/V pool on one device."""
 
-    def __init__(self, model: VisionLanguageModel, attention: PagedSDPA) -> None:
+    def __init__(self, model: VisionLanguageModel, attention: PagedSDPA, lower: PagedSDPA | None = None) -> None:
+        """lower: the pool of the model's lower stack, over the same pages; see `KVSpec`."""
         self._model = model
         self._attention = attention
+        self._lower = lower
         self._embeddings: dict[bytes, Tensor] = {}
 
     @torch.inference_mode()
@@ -33,7 +36,7 @@ class Runner:
         if not plan.chunks:
             return None
         batch = build_batch(plan.chunks, self._attention.block_size)
-        return self._forward(batch), batch
+        return self._forward(plan.chunks, batch), batch
 
     def _encode(self, items: Seq[MediaInput]) -> None:
         """Run the tower once for all tiles of one shape, whichever request they belong to."""
@@ -45,7 +48,7 @@ class Runner:
                 # A copy of its own: a view would keep the whole group's memory alive after the others are dropped.
                 self._embeddings[item.key] = embedding.flatten(0, 1).clone()
 
-    def _forward(self, batch: Batch) -> Tensor:
+    def _forward(self, chunks: Seq[Chunk], batch: Batch) -> Tensor:
         model = self._model
         token_ids, positions, rope_lens, sample_rows = (
             torch.from_numpy(x).to(model.device)
@@ -57,7 +60,18 @@ class Runner:
             hidden[rows.start : rows.stop] = self._embeddings[rows.key][rows.offset : rows.offset + count]
         self._attention.prepare(batch)
         step = Step(positions=positions, rope_lens=rope_lens, attend=self._attention, routes=self._routes(batch))
+        if self._lower is not None:
+            step.lower = self._lower_step(self._lower, chunks, batch, step)
         return model.compute_logits(model.forward(hidden, step)[sample_rows])
+
+    def _lower_step(self, lower: PagedSDPA, chunks: Seq[Chunk], batch: Batch, step: Step) -> Step:
+        if lower.spec.unfolding is None:
+            lower.prepare(batch)
+            return Step(step.positions, step.rope_lens, lower)
+        unfolded = unfold_batch(chunks, self._attention.block_size, lower.spec.unfolding)
+        lower.prepare(unfolded)
+        positions, rows = (torch.from_numpy(x).to(self._model.device) for x in (unfolded.positions, unfolded.rows))
+        return Step(positions, positions + 1, lower, rows=rows)
 
     def _routes(self, batch: Batch) -> Routes | None:
         if not batch.media:

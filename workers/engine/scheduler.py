@@ -11,6 +11,7 @@ Everything goes by order = (priority, arrival); within one priority nobody overt
 - The vision tower runs for the spans that a step's chunks touch. A chunk ends before a span that can be neither found
   nor encoded in this step, and then nobody behind it encodes, so that a large item cannot starve. The first item of a
   step may be larger than the step's budget.
+- Where the model cannot divide a line of placeholder tokens, no chunk ends within one.
 
 Progress: the first sequence in order can always take the pages of all others, and what others hold of the encoder
 cache is let go as they pass their spans. So any sequence that fits the pool alone completes.
@@ -53,6 +54,8 @@ class Scheduler:
     max_num_batched_tokens: most tokens in one step.
     max_encode_tokens: most visual tokens encoded in one step (one larger item runs alone).
     prefill_chunk: most tokens of one sequence in one step; None: only the step's budget limits it.
+    media_unit: placeholder tokens of a span come in lines of so many, which one chunk holds whole. A chunk is cut down
+        to whole lines; one line more than the limits allow is taken where there would be nothing else.
 
     Raises ValueError for a limit less than 1 or a token budget too small to decode all running sequences at once.
     """
@@ -65,9 +68,10 @@ class Scheduler:
         max_num_batched_tokens: int,
         max_encode_tokens: int,
         prefill_chunk: int | None = None,
+        media_unit: int = 1,
     ) -> None:
-        if min(max_num_seqs, max_encode_tokens, 1 if prefill_chunk is None else prefill_chunk) < 1:
-            raise ValueError("max_num_seqs, max_encode_tokens and prefill_chunk must be at least 1")
+        if min(max_num_seqs, max_encode_tokens, media_unit, 1 if prefill_chunk is None else prefill_chunk) < 1:
+            raise ValueError("max_num_seqs, max_encode_tokens, prefill_chunk and media_unit must be at least 1")
         if max_num_batched_tokens < max_num_seqs:
             raise ValueError(f"max_num_batched_tokens {max_num_batched_tokens} < max_num_seqs {max_num_seqs}")
         self._block_manager = block_manager
@@ -76,6 +80,7 @@ class Scheduler:
         self._max_num_batched_tokens = max_num_batched_tokens
         self._max_encode_tokens = max_encode_tokens
         self._prefill_chunk = max_num_batched_tokens if prefill_chunk is None else prefill_chunk
+        self._media_unit = media_unit
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []  # both lists ascending by order
         self._waiting: list[Sequence] = []
@@ -206,14 +211,23 @@ class Scheduler:
         is_decode = seq.num_uncomputed == 1 and not is_new
         length = 1 if is_decode else min(seq.num_uncomputed, self._prefill_chunk, step.budget)
         start = seq.num_computed_tokens
-        if length == 0 or not self._make_room(seq, start + length, step):
+        end = self._whole_lines(seq, start, start + length)
+        if length == 0 or not self._make_room(seq, end, step):
             return
-        end = self._claim_media(seq, start, start + length, step)
+        end = self._claim_media(seq, start, end, step)
         if end == start:
             return
         if not is_decode:
-            step.budget -= end - start
+            step.budget = max(0, step.budget - (end - start))
         step.chunks.append(Chunk(seq, start, end - start, samples=end == seq.num_tokens))
+
+    def _whole_lines(self, seq: Sequence, start: int, end: int) -> int:
+        """Where a chunk that may go to `end` must end so that it divides no line of placeholders."""
+        for item in seq.media_between(end - 1, end):
+            over = (end - item.start) % self._media_unit
+            if over and item.end > end:
+                return end - over if end - over > start else end - over + self._media_unit
+        return end
 
     def _make_room(self, seq: Sequence, num_tokens: int, step: _Step) -> bool:
         """Find pages for a running sequence; False when it was itself the last in order and lost its own."""

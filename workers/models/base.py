@@ -15,6 +15,21 @@ class ModelError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Unfolding:
+    """How a lower stack sees a tile: each token of the backbone's grid is scale x scale rows, in the patches' order."""
+
+    token_grid: int
+    """Tokens along a tile's side. A row of so many cannot be divided: its patches' rows lie in two or more lines."""
+
+    scale: int
+
+    @property
+    def parts(self) -> int:
+        """Rows of the lower stack that one visual token stands for."""
+        return self.scale**2
+
+
+@dataclass(frozen=True, slots=True)
 class KVSpec:
     """What one token costs in the K/V pool."""
 
@@ -23,9 +38,18 @@ class KVSpec:
     head_dim: int
     sliding_window: int | None = None
     """Keys older than this many positions are not attended to; None where the window never takes effect."""
+    unfolding: Unfolding | None = None
+    """Set where a token takes as many slots as it has parts."""
+    lower: "KVSpec | None" = None
+    """The stack under the backbone, with K/V of its own for the same tokens in the same pages."""
+
+    @property
+    def slots_per_token(self) -> int:
+        return self.unfolding.parts if self.unfolding else 1
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize
+        own = 2 * self.num_layers * self.num_kv_heads * self.head_dim * dtype.itemsize * self.slots_per_token
+        return own + (self.lower.bytes_per_token(dtype) if self.lower else 0)
 
 
 class WeightSource(Protocol):
@@ -40,6 +64,10 @@ class WeightSource(Protocol):
         `parts` are the heights of the row blocks that `name` stacks (q, k, v for example); a checkpoint may store
         them as one tensor or one by one. Raises ModelError when a tensor is missing or of another shape.
         """
+        ...
+
+    def num_rows(self, name: str, default: int) -> int:
+        """How many rows the tensor `name` has where a checkpoint alone can say; `default` where there is none."""
         ...
 
 

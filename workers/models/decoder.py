@@ -93,18 +93,33 @@ class DecoderLayer:
         return self._out(attend(self._index, q, k, v))
 
 
+class LayerStack:
+    """Rotary embedding and layers, without anything before or behind them."""
+
+    def __init__(self, spec: DecoderSpec, weights: WeightSource, prefix: str) -> None:
+        self.kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, spec.sliding_window)
+        self._rope = Rope(spec.rope, spec.head_dim, weights.device, weights.dtype)
+        self._layers = [
+            DecoderLayer(spec, weights, f"{prefix}layers.{index}.", index, self._rope)
+            for index in range(spec.num_layers)
+        ]
+
+    def __call__(self, hidden: Tensor, step: Step) -> Tensor:
+        """[T, H] -> [T, H], a new tensor."""
+        cos, sin = self._rope(step.positions, step.rope_lens)
+        for layer in self._layers:
+            hidden = layer(hidden, cos, sin, step.attend, step.routes)
+        return hidden
+
+
 class Decoder:
     """Embedding table, layers, final norm and output head of a text backbone."""
 
     def __init__(self, spec: DecoderSpec, weights: WeightSource, prefix: str) -> None:
         self.spec = spec
-        self.kv_spec = KVSpec(spec.num_layers, spec.num_kv_heads, spec.head_dim, spec.sliding_window)
-        self._rope = Rope(spec.rope, spec.head_dim, weights.device, weights.dtype)
         self._embedding = weights.take(f"{prefix}embedding.weight", (spec.vocab_size, spec.hidden_size))
-        self._layers = [
-            DecoderLayer(spec, weights, f"{prefix}layers.{index}.", index, self._rope)
-            for index in range(spec.num_layers)
-        ]
+        self._stack = LayerStack(spec, weights, prefix)
+        self.kv_spec = self._stack.kv_spec
         self._norm = take_rms_norm(weights, f"{prefix}norm", spec.hidden_size, spec.norm_eps)
         self._head = take_linear(weights, f"{prefix}head", (spec.vocab_size,), spec.hidden_size)
 
@@ -114,10 +129,7 @@ class Decoder:
 
     def forward(self, hidden: Tensor, step: Step) -> Tensor:
         """[T, H] -> [T, H] with the final norm applied; `hidden` is left as it was."""
-        cos, sin = self._rope(step.positions, step.rope_lens)
-        for layer in self._layers:
-            hidden = layer(hidden, cos, sin, step.attend, step.routes)
-        return self._norm(hidden)
+        return self._norm(self._stack(hidden, step))
 
     def compute_logits(self, hidden: Tensor) -> Tensor:
         """[R, H] -> float32 [R, V]."""
