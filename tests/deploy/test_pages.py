@@ -15,6 +15,7 @@ from schemas.jobs import ImagePart, TextPart, VideoPart
 from tests.deploy.project import PAGES, ROOT, assert_is_command, blocks, read
 from tests.fakes.memory_queue import MemoryQueue, tell
 from tests.server.serving import listening
+from workers.doctor import list_architectures
 from workers.media.image import open_image
 from workers.media.video import open_clip
 
@@ -79,6 +80,10 @@ def test_the_examples_media_can_be_read() -> None:
         assert min(open_image(picture, exif_transpose=True).size) >= 224
     with (ROOT / "docs/examples/moving.mp4").open("rb") as clip:
         assert open_clip(clip).frame_count >= 8
+
+
+def test_the_page_of_models_names_each_architecture() -> None:
+    assert not [name for name in list_architectures().split() if f"`{name}`" not in read("docs/models.md")]
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:
