@@ -131,9 +131,7 @@ async def test_a_job_that_is_delivered_twice_runs_once(rig: Rig) -> None:
 async def test_heartbeats_name_the_jobs_that_are_held() -> None:
     rig = Rig(heartbeat_s=0.01)
     rig.source.deliver(chat_job("a", text="wait"))
-    await rig.source.until(
-        lambda: any(beat.running for beat in rig.source.sent(Heartbeat))
-    )
+    await rig.source.until(lambda: any(beat.running for beat in rig.source.sent(Heartbeat)))
     beat = rig.source.sent(Heartbeat)[-1]
     assert (beat.job_ids, beat.state, beat.metrics) == (("a",), "ready", {"tokens_total": 1.0})
     rig.handler.gate.set()
