@@ -1,0 +1,62 @@
+"""Make the lean copy of the golden checkpoints that lives in this folder, from the full set.
+
+    python tests/goldens/make_lean.py FULL_SET [NAME ...]
+
+Kept of each set: the checkpoint, case.json, and of the expected tensors visual embeddings and logits. Left out: the
+pixel tensors (tests build them from media/), and the pictures that are not ours to pass on. Nothing is ever deleted.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent
+INTERNVL_CHAT = (
+    "internvl2-internlm2",
+    "internvl2-internlm2-longrope",
+    "internvl2_5-qwen2",
+    "internvl2-qwen2",
+    "internvl-chat-v1-5",
+    "internvl-chat-v1-5-int8",
+    "internvl-chat-v1-1",
+    "internvl-chat-v1-2",
+    "internvl2-phi3",
+)
+KEPT_TENSORS = ("visual_embeds", "prefill_logits", "step_logits")
+FOREIGN_MEDIA = ("example_image1.jpg", "example_image2.jpg")
+
+
+def copy_set(source: Path, target: Path) -> None:
+    """One golden set without its pixel tensors."""
+    (target / "checkpoint").mkdir(parents=True, exist_ok=True)
+    for file in [source / "case.json", *sorted((source / "checkpoint").iterdir())]:
+        shutil.copyfile(file, target / file.relative_to(source))
+    with safe_open(source / "expected.safetensors", framework="pt") as expected:
+        kept = {name: expected.get_tensor(name) for name in expected.keys() if name.rsplit("/")[-1] in KEPT_TENSORS}
+    save_file(kept, target / "expected.safetensors")
+
+
+def copy_media(source: Path, target: Path) -> None:
+    """The pictures and clips that were drawn for this project."""
+    target.mkdir(exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if file.name not in FOREIGN_MEDIA:
+            shutil.copyfile(file, target / file.name)
+
+
+def main() -> None:
+    """Copy the named sets (default: the InternVL-Chat ones) and the media."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("full_set", type=Path)
+    parser.add_argument("names", nargs="*", default=INTERNVL_CHAT)
+    arguments = parser.parse_args()
+    for name in arguments.names:
+        copy_set(arguments.full_set / name, HERE / name)
+    copy_media(arguments.full_set / "media", HERE / "media")
+
+
+if __name__ == "__main__":
+    main()
