@@ -13,6 +13,7 @@ from workers.tokenizers.base import Tokenizer
 _FAMILIES = {
     "InternVLChatModel": ("workers.families.internvl", "InternVLFamily"),
     "MonoInternVL": ("workers.families.internvl", "InternVLFamily"),
+    "HoVLE": ("workers.families.internvl", "InternVLFamily"),
 }
 
 

@@ -10,6 +10,7 @@ from workers.models.config import Config, architecture_of
 _ARCHITECTURES = {
     "InternVLChatModel": ("workers.models.internvl", "InternVL"),
     "MonoInternVL": ("workers.models.mono_internvl", "MonoInternVL"),
+    "HoVLE": ("workers.models.hovle", "HoVLE"),
 }
 _MODEL_TYPES = {"internvl_chat": "InternVLChatModel"}
 
@@ -30,6 +31,8 @@ def resolve_architecture(config: Config) -> str:
 
 def _internvl_chat_variant(config: Config) -> str:
     """Families that publish their checkpoints under InternVL-Chat's name give themselves away by their parts."""
+    if "embedding_config" in config:
+        return "HoVLE"
     if architecture_of(config.get("llm_config") or {}) == "InternLM2VEForCausalLM":
         return "MonoInternVL"
     return "InternVLChatModel"

@@ -6,6 +6,7 @@ An entry is our name, with {} for the layer number, and the published tensors wh
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 
 import torch
 from torch import Tensor
@@ -20,7 +21,8 @@ Names = Mapping[str, tuple[str, ...]]
 Reorder = Callable[[Tensor], Tensor]
 
 
-def _scoped(ours: str, published: str, names: Names) -> dict[str, tuple[str, ...]]:
+def scoped(ours: str, published: str, names: Names) -> dict[str, tuple[str, ...]]:
+    """The table with prefixes in front of our names and the published ones."""
     return {ours + name: tuple(published + other for other in others) for name, others in names.items()}
 
 
@@ -44,32 +46,35 @@ _PHI3: Names = {
     "layers.{}.qkv.weight": ("model.layers.{}.self_attn.qkv_proj.weight",),
     "layers.{}.gate_up.weight": ("model.layers.{}.mlp.gate_up_proj.weight",),
 }
+INTERNLM2_LAYER: Names = {
+    "input_norm.weight": ("attention_norm.weight",),
+    "post_norm.weight": ("ffn_norm.weight",),
+    "qkv.weight": ("attention.wqkv.weight",),
+    "qkv.bias": ("attention.wqkv.bias",),
+    "out.weight": ("attention.wo.weight",),
+    "out.bias": ("attention.wo.bias",),
+    "gate_up.weight": ("feed_forward.w1.weight", "feed_forward.w3.weight"),
+    "down.weight": ("feed_forward.w2.weight",),
+}
 _INTERNLM2: Names = {
     "embedding.weight": ("model.tok_embeddings.weight",),
     "norm.weight": ("model.norm.weight",),
     "head.weight": ("output.weight",),
-    "layers.{}.input_norm.weight": ("model.layers.{}.attention_norm.weight",),
-    "layers.{}.post_norm.weight": ("model.layers.{}.ffn_norm.weight",),
-    "layers.{}.qkv.weight": ("model.layers.{}.attention.wqkv.weight",),
-    "layers.{}.qkv.bias": ("model.layers.{}.attention.wqkv.bias",),
-    "layers.{}.out.weight": ("model.layers.{}.attention.wo.weight",),
-    "layers.{}.out.bias": ("model.layers.{}.attention.wo.bias",),
-    "layers.{}.gate_up.weight": ("model.layers.{}.feed_forward.w1.weight", "model.layers.{}.feed_forward.w3.weight"),
-    "layers.{}.down.weight": ("model.layers.{}.feed_forward.w2.weight",),
+    **scoped("layers.{}.", "model.layers.{}.", INTERNLM2_LAYER),
 }
 _INTERNLM2_VE: Names = {
     **_INTERNLM2,
     "layers.{}.visual_gate_up.weight": tuple(f"model.layers.{{}}.feed_forward_ve.w{n}.weight" for n in (1, 3)),
     "layers.{}.visual_down.weight": ("model.layers.{}.feed_forward_ve.w2.weight",),
 }
-_PATCHES: Names = {
+PATCHES: Names = {
     "positions": ("position_embedding",),
     "patch.weight": ("patch_embedding.weight",),
     "patch.bias": ("patch_embedding.bias",),
 }
 INTERNVIT: Names = {
     "class_token": ("embeddings.class_embedding",),
-    **_scoped("", "embeddings.", _PATCHES),
+    **scoped("", "embeddings.", PATCHES),
     **{
         f"layers.{{}}.{ours}.{kind}": (f"encoder.layers.{{}}.{published}.{kind}",)
         for ours, published in {
@@ -118,7 +123,12 @@ class Rules:
 
 def rules_for(config: Config) -> Rules:
     """The tables of a config's architecture."""
-    return _FAMILIES[resolve_architecture(config)](config)
+    architecture = resolve_architecture(config)
+    if architecture in _FAMILIES:
+        return _FAMILIES[architecture](config)
+    module, function = _OWN_MODULES[architecture]
+    rules: Rules = getattr(import_module(module), function)(config)
+    return rules
 
 
 def split_interleaved_qkv(tensor: Tensor, num_kv_heads: int, head_dim: int) -> Tensor:
@@ -133,7 +143,8 @@ def split_interleaved_qkv(tensor: Tensor, num_kv_heads: int, head_dim: int) -> T
     return torch.cat([part.reshape(-1, *tensor.shape[1:]) for part in (q, k, v)])
 
 
-def _decoder_reorder(spec: DecoderSpec, prefix: str) -> dict[str, Reorder]:
+def decoder_reorder(spec: DecoderSpec, prefix: str) -> dict[str, Reorder]:
+    """What InternLM2's fused q|k|v rows need; `prefix` stands before our names."""
     if not spec.architecture.startswith("InternLM2"):
         return {}
     split = partial(split_interleaved_qkv, num_kv_heads=spec.num_kv_heads, head_dim=spec.head_dim)
@@ -145,11 +156,11 @@ def _internvl(config: Config) -> Rules:
     stored_layers = config["vision_config"].get("num_hidden_layers", spec.vision.num_layers)
     return Rules(
         names={
-            **_scoped("vision.", "vision_model.", INTERNVIT),
-            **_scoped("projector.", "mlp1.", _PROJECTOR),
-            **_scoped("decoder.", "language_model.", DECODERS[spec.decoder.architecture]),
+            **scoped("vision.", "vision_model.", INTERNVIT),
+            **scoped("projector.", "mlp1.", _PROJECTOR),
+            **scoped("decoder.", "language_model.", DECODERS[spec.decoder.architecture]),
         },
-        reorder=_decoder_reorder(spec.decoder, "decoder."),
+        reorder=decoder_reorder(spec.decoder, "decoder."),
         ignored=tuple(
             f"vision_model.encoder.layers.{index}." for index in range(spec.vision.num_layers, stored_layers)
         ),
@@ -160,11 +171,11 @@ def _mono_internvl(config: Config) -> Rules:
     spec = parse_mono_internvl(config)
     return Rules(
         names={
-            **_scoped("patches.", "vision_model.embeddings.", _PATCHES),
-            **_scoped("projector.", "mlp1.", _PROJECTOR),
-            **_scoped("decoder.", "language_model.", DECODERS[spec.decoder.architecture]),
+            **scoped("patches.", "vision_model.embeddings.", PATCHES),
+            **scoped("projector.", "mlp1.", _PROJECTOR),
+            **scoped("decoder.", "language_model.", DECODERS[spec.decoder.architecture]),
         },
-        reorder=_decoder_reorder(spec.decoder, "decoder."),
+        reorder=decoder_reorder(spec.decoder, "decoder."),
         ignored=("vision_model.embeddings.class_embedding",),
     )
 
@@ -172,4 +183,7 @@ def _mono_internvl(config: Config) -> Rules:
 _FAMILIES: Mapping[str, Callable[[Config], Rules]] = {
     "InternVLChatModel": _internvl,
     "MonoInternVL": _mono_internvl,
+}
+_OWN_MODULES = {
+    "HoVLE": ("workers.weights.hovle", "hovle_rules"),
 }
