@@ -30,7 +30,12 @@ def free_bytes(device: torch.device) -> int:
 
 
 def open_backend(model: VisionLanguageModel, limits: EngineLimits, enable_prefix_cache: bool) -> NativeBackend:
-    """The engine with its K/V pool, not yet started. Call it inside the event loop that will use it."""
+    """The backend of a model, not yet started. Call it inside the event loop that will use it."""
+    return NativeBackend(build_engine(model, limits, enable_prefix_cache))
+
+
+def build_engine(model: VisionLanguageModel, limits: EngineLimits, enable_prefix_cache: bool) -> Engine:
+    """The engine with its K/V pool."""
     lower = model.kv_spec.lower
     unfolding = lower.unfolding if lower else None
     # A lower stack that unfolds treats generated tokens unlike those of a prompt.
@@ -47,7 +52,7 @@ def open_backend(model: VisionLanguageModel, limits: EngineLimits, enable_prefix
         media_unit=unfolding.token_grid if unfolding else 1,
     )
     attention = PagedSDPA(model.kv_spec, limits.num_blocks, limits.block_size, model.dtype, model.device)
-    return NativeBackend(Engine(scheduler, block_manager, Runner(model, attention, _lower_attention(model, limits))))
+    return Engine(scheduler, block_manager, Runner(model, attention, _lower_attention(model, limits)))
 
 
 def _lower_attention(model: VisionLanguageModel, limits: EngineLimits) -> PagedSDPA | None:

@@ -1,8 +1,8 @@
 """HoVLE: patches and text go through a causal stack of their own before the backbone. No vision encoder.
 
 Both stacks are causal over the same tokens and keep keys and values, each for itself. In the plain layout (`pre`) they
-see the same rows. In the other one (`post`, HoVLE-HD) the lower stack sees every patch as a row, and only behind it are
-four of them merged into one visual token; the rows that go in hold the parts of a token side by side, text in the first.
+see the same rows. In the other one (`post`, HoVLE-HD) the lower stack sees every patch as a row, and only behind it do
+four of them become one visual token; rows that go in hold the parts of a token side by side, text in the first.
 """
 
 from dataclasses import dataclass, replace
@@ -72,9 +72,8 @@ def parse_hovle(config: Config) -> HoVLESpec:
     )
     decoder = parse_decoder(section(config, "llm_config"))
     if lower.hidden_size != decoder.hidden_size:
-        raise ModelError(
-            f"config.json: embedding_config and llm_config have hidden_size {lower.hidden_size} and {decoder.hidden_size}"
-        )
+        sizes = f"{lower.hidden_size} and {decoder.hidden_size}"
+        raise ModelError(f"config.json: hidden_size of embedding_config and llm_config differ: {sizes}")
     if boolean(raw, "use_ls", False) or not boolean(raw, "use_pixel_shuffle_proj", True):
         raise ModelError("config.json: use_ls must be false and use_pixel_shuffle_proj true in embedding_config")
     if round(1 / positive_float(raw, "downsample_ratio", 1 / tile.scale)) != tile.scale:
