@@ -14,8 +14,17 @@ from workers.media.failures import Failure, media_error
 from workers.media.frames import frame_indices
 from workers.media.image import open_image
 from workers.media.tiling import choose_grid, count_tiles, write_tiles
-from workers.media.types import ImageOptions, Layout, MediaKind, VideoOptions
+from workers.media.types import (
+    ImageOptions,
+    ImageViewsOptions,
+    Layout,
+    MediaKind,
+    PictureOptions,
+    VideoOptions,
+    VideoViewsOptions,
+)
 from workers.media.video import open_clip, translated_errors
+from workers.media.views import count_views, plan_canvas, write_views
 
 Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
 Transform = Callable[[BinaryIO, Any, Allocate], Layout]
@@ -50,6 +59,41 @@ def video_tiles(source: BinaryIO, options: VideoOptions, allocate: Allocate) -> 
     return Layout((1,) * len(indices), width, height, seconds)
 
 
+def whole_picture(source: BinaryIO, options: PictureOptions, allocate: Allocate) -> Layout:
+    """uint8 [1, H, W, 3]: nothing cut, nothing scaled."""
+    picture = open_image(source, options.exif_transpose)
+    allocate((1, picture.height, picture.width, 3), np.uint8)[0] = np.asarray(picture)
+    return Layout((1,), picture.width, picture.height)
+
+
+def image_views(source: BinaryIO, options: ImageViewsOptions, allocate: Allocate) -> Layout:
+    """float32 [N, 1, S, S, 3] of 0..255: the views of a picture, each a clip of one frame."""
+    picture = open_image(source, options.exif_transpose)
+    canvas = plan_canvas(picture.width, picture.height, options.cut)
+    size, count = options.cut.image_size, count_views(canvas)
+    write_views(np.asarray(picture), canvas, allocate((count, 1, size, size, 3), np.float32)[:, 0])
+    return Layout((count,), picture.width, picture.height)
+
+
+def video_views(source: BinaryIO, options: VideoViewsOptions, allocate: Allocate) -> Layout:
+    """float32 [N, T, S, S, 3] of 0..255: the views of a clip, cut as its first sampled frame is."""
+    size = options.cut.image_size
+    clip = open_clip(source)
+    indices = sample(clip.frame_count, clip.average_fps, options.frames)
+    height = width = position = 0
+    with translated_errors():
+        for frame in clip.read(indices):
+            if position == 0:
+                height, width = frame.shape[:2]
+                canvas = plan_canvas(width, height, options.cut)
+                views = allocate((count_views(canvas), len(indices), size, size, 3), np.float32)
+            write_views(frame, canvas, views[:, position])
+            repeats = indices.count(indices[position])
+            views[:, position + 1 : position + repeats] = views[:, position : position + 1]
+            position += repeats
+    return Layout((len(views),), width, height, tuple(index / clip.average_fps for index in indices))
+
+
 def sample(frame_count: int, average_fps: float, options: VideoOptions) -> list[int]:
     """Indices of the frames that `options` ask for. Raises MediaError where their part of the clip is empty."""
     num_frames = min(options.num_frames, MAX_FRAMES)
@@ -60,4 +104,10 @@ def sample(frame_count: int, average_fps: float, options: VideoOptions) -> list[
         raise media_error(MediaKind.VIDEO, Failure.PARSE, message) from error
 
 
-TRANSFORMS: dict[type, Transform] = {ImageOptions: image_tiles, VideoOptions: video_tiles}
+TRANSFORMS: dict[type, Transform] = {
+    ImageOptions: image_tiles,
+    VideoOptions: video_tiles,
+    PictureOptions: whole_picture,
+    ImageViewsOptions: image_views,
+    VideoViewsOptions: video_views,
+}

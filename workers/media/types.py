@@ -1,6 +1,7 @@
 """The records of the media pipeline: what a caller asks for and what it gets.
 
-Options are frozen dataclasses of plain scalars: they travel to the decode process and into the digest field by field.
+Options are frozen dataclasses of plain scalars or of such dataclasses: they travel to the decode process and into the
+digest field by field.
 A model family with its own preprocessing adds its options class here and its function to `transforms.TRANSFORMS`.
 """
 
@@ -43,7 +44,47 @@ class VideoOptions:
     end_s: float | None = None
 
 
-MediaOptions = ImageOptions | VideoOptions
+@dataclass(frozen=True)
+class PictureOptions:
+    """The whole picture as it is, for a processor that cuts and scales it itself."""
+
+    exif_transpose: bool = True
+
+
+@dataclass(frozen=True)
+class ViewCut:
+    """How InternVideo2-Chat cuts a picture into squares of `image_size`: views.
+
+    Not `is_hd`: the middle square. Else a canvas of squares and then all of it in one: columns x rows of them, or,
+    where these are 0, the grid of at most `max_squares` nearest to the picture's aspect; with `is_padded` the widest
+    such canvas that keeps the aspect.
+    """
+
+    image_size: int
+    is_hd: bool = False
+    max_squares: int = 1
+    is_padded: bool = False
+    columns: int = 0
+    rows: int = 0
+
+
+@dataclass(frozen=True)
+class ImageViewsOptions:
+    """Views of a picture."""
+
+    cut: ViewCut
+    exif_transpose: bool = True
+
+
+@dataclass(frozen=True)
+class VideoViewsOptions:
+    """Views of a clip: each follows its square through the sampled frames."""
+
+    cut: ViewCut
+    frames: VideoOptions
+
+
+MediaOptions = ImageOptions | VideoOptions | PictureOptions | ImageViewsOptions | VideoViewsOptions
 
 
 @dataclass(frozen=True)
@@ -62,9 +103,10 @@ class PreparedMedia:
 
     `tiles`: uint8 [N, S, S, 3], RGB, not to be written to (the cache shares it); a family's own transform may choose
     another shape or float32.
-    `tile_counts`: an image: (N,); a video: tiles of each frame, in order. `width`, `height`: the picture's, in pixels,
-    after any turn. `timestamps_s`: the sampled frames' places in the clip. `digest`: sha256 over the file's bytes and
-    every option that changes pixels; holds no tenant, so a cache that tenants share must add one.
+    `tile_counts`: an image: (N,); a video: tiles of each frame, in order; views of either: (N,). `width`, `height`:
+    the picture's, in pixels, after any turn. `timestamps_s`: the sampled frames' places in the clip. `digest`: sha256
+    over the file's bytes and every option that changes pixels; holds no tenant, so a cache that tenants share must add
+    one.
     """
 
     tiles: np.ndarray

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -103,4 +103,13 @@ class VisionLanguageModel(Protocol):
 
     def rope_regime(self, length: int) -> int:
         """0 while a sequence of this length is rotated as a short one is; K/V may be shared within one regime only."""
+        ...
+
+
+@runtime_checkable
+class EncodesInputs(Protocol):
+    """A model whose tower takes whatever its family prepared, one medium at a time, in place of `encode_tiles`."""
+
+    def encode_inputs(self, inputs: Any) -> Tensor:
+        """One medium -> [tokens, H] on the model's device, a tensor of its own."""
         ...

@@ -60,7 +60,7 @@ def take_layer_norm(weights: WeightSource, name: str, width: int, eps: float) ->
 
 
 class PixelNorm:
-    """uint8 RGB [..., 3] -> float32 with ImageNet's mean and deviation.
+    """RGB of 0..255 [..., 3], uint8 or float32 -> float32 with ImageNet's mean and deviation; a new tensor.
 
     Three float32 operations in the order of the references' transforms: the result is equal bit for bit.
     """
@@ -70,7 +70,7 @@ class PixelNorm:
         self._std = torch.tensor(IMAGENET_STD, dtype=torch.float32, device=device)
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        return pixels.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
+        return pixels.to(torch.float32, copy=True).div_(255).sub_(self._mean).div_(self._std)
 
 
 def pixel_shuffle(x: Tensor, scale: int, transposed: bool) -> Tensor:

@@ -16,6 +16,7 @@ from workers.models.config import Config, DecoderSpec
 from workers.models.internvl import parse_internvl
 from workers.models.mono_internvl import parse_mono_internvl
 from workers.models.registry import resolve_architecture
+from workers.weights.lora import Lora
 
 Names = Mapping[str, tuple[str, ...]]
 Reorder = Callable[[Tensor], Tensor]
@@ -119,6 +120,8 @@ class Rules:
     """Prefixes of published tensors that this model does not use."""
     ignored_suffixes: tuple[str, ...] = (".rotary_emb.inv_freq",)
     """Buffers that older tools wrote beside the weights."""
+    lora: Lora | None = None
+    """Adapters that are to be merged into the weights."""
 
 
 def rules_for(config: Config) -> Rules:
@@ -186,4 +189,5 @@ _FAMILIES: Mapping[str, Callable[[Config], Rules]] = {
 }
 _OWN_MODULES = {
     "HoVLE": ("workers.weights.hovle", "hovle_rules"),
+    "InternVideo2_VideoChat2": ("workers.weights.internvideo2", "internvideo2_rules"),
 }

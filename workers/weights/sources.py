@@ -34,10 +34,18 @@ class CheckpointSource:
         out = torch.empty(tuple(shape), dtype=self.dtype, device=self.device)
         for other, block in zip(published, torch.split(out, heights), strict=True):
             self._check(other, block.shape)
-            tensor = self._read(other).reshape(block.shape)
+            tensor = self._merge(other, self._read(other)).reshape(block.shape)
             reorder = self._rules.reorder.get(template)
             block.copy_(reorder(tensor) if reorder else tensor)
         return out
+
+    def num_rows(self, name: str, default: int) -> int:
+        """See `WeightSource`."""
+        template, number = _split_layer_number(name)
+        published = [other.replace("{}", number) for other in self._rules.names[template]]
+        if not self._has(published):  # `take` will say so
+            return default
+        return sum(self._files.shape(other)[0] for other in published)
 
     def finish(self) -> None:
         """Raises ModelError when the checkpoint holds tensors that the model never asked for."""
@@ -57,6 +65,19 @@ class CheckpointSource:
             raise ModelError(
                 f"{self._files.shard_of(name)}: tensor {name} has shape {list(found)}, expected {list(expected)}"
             )
+
+    def _has(self, names: Sequence[str]) -> bool:
+        return all(name in self._files.names for name in names)
+
+    def _merge(self, name: str, weight: Tensor) -> Tensor:
+        """The weight with its adapter, where the checkpoint keeps adapters apart."""
+        lora = self._rules.lora
+        names = lora.adapter_names(name) if lora else None
+        if lora is None or names is None:
+            return weight
+        if not self._has(names):
+            raise ModelError(f"tensor {names[0]} or {names[1]} is missing from the checkpoint")
+        return lora.merge(name, weight, {other: self._read(other) for other in names})
 
     def _read(self, name: str) -> Tensor:
         self._unused.discard(name)
@@ -94,6 +115,10 @@ class DummySource:
         tensor = torch.empty(tuple(shape), dtype=self.dtype, device=self.device)
         return tensor.normal_(0.0, shape[-1] ** -0.5, generator=generator)
 
+    def num_rows(self, name: str, default: int) -> int:
+        """There is no checkpoint to ask."""
+        return default
+
 
 class MetaSource:
     """Tensors without storage, counted."""
@@ -107,6 +132,10 @@ class MetaSource:
         """An empty tensor on the meta device."""
         self.num_parameters += math.prod(shape)
         return torch.empty(tuple(shape), dtype=self.dtype, device=self.device)
+
+    def num_rows(self, name: str, default: int) -> int:
+        """There is no checkpoint to ask."""
+        return default
 
 
 def _split_layer_number(name: str) -> tuple[str, str]:
