@@ -48,7 +48,7 @@ class MediaOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     fps: float | None = None
     start_s: float | None = None
     end_s: float | None = None
-    family: dict[str, bool | int | float | str | None] = {}
+    family: dict[str, bool | int | float | str | tuple[int, ...] | None] = {}
 
 
 class EmittedChoice(msgspec.Struct, frozen=True):

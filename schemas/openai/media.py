@@ -13,13 +13,15 @@ MAX_NAME_CHARS = 64
 MAX_OPTION_CHARS = 4096
 MAX_OPTION_INT = 2**53
 
+MAX_LIST_ITEMS = 16
+
 Scalar = bool | int | float | str | None
 Patches = Annotated[int, Field(ge=1, le=1024)]
 Seconds = Annotated[float, Field(ge=0, le=1e9)]
 
 
 class MmProcessorKwargs(StrictModel):
-    """Tiling options that several families know; names of one family only are kept as scalars."""
+    """Tiling options that several families know; names of one family only are kept: scalars, short lists of numbers."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -74,20 +76,31 @@ def media_options(processor: MmProcessorKwargs | None, reading: MediaIoKwargs | 
     )
 
 
-def _family(extra: dict[str, Any]) -> dict[str, Scalar]:
+def _family(extra: dict[str, Any]) -> dict[str, Scalar | tuple[int, ...]]:
     if len(extra) > MAX_FAMILY_OPTIONS:
         raise _invalid("mm_processor_kwargs", f"more than {MAX_FAMILY_OPTIONS} names that are not known to all models")
     for name, value in extra.items():
         param = f"mm_processor_kwargs.{printable(name)}"
         if not name.isidentifier() or len(name) > MAX_NAME_CHARS:
             raise RequestError(ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter: '{param}'.", param)
-        if not isinstance(value, Scalar):
+        if isinstance(value, list):
+            _check_list(param, value)
+        elif not isinstance(value, Scalar):
             raise RequestError(ErrorCode.INVALID_TYPE, f"Invalid type for '{param}': Input should be a scalar.", param)
         if isinstance(value, str) and len(value) > MAX_OPTION_CHARS:
             raise _invalid(param, f"it has more than {MAX_OPTION_CHARS} characters")
         if isinstance(value, int) and abs(value) > MAX_OPTION_INT:
             raise _invalid(param, "it is too large")
-    return extra
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in extra.items()}
+
+
+def _check_list(param: str, items: list[Any]) -> None:
+    """A grid, for example."""
+    if len(items) > MAX_LIST_ITEMS:
+        raise _invalid(param, f"it has more than {MAX_LIST_ITEMS} items")
+    if not all(isinstance(item, int) and not isinstance(item, bool) and abs(item) <= MAX_OPTION_INT for item in items):
+        message = f"Invalid type for '{param}': Input should be a scalar or a list of whole numbers."
+        raise RequestError(ErrorCode.INVALID_TYPE, message, param)
 
 
 def _invalid(param: str, reason: str) -> RequestError:

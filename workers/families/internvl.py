@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.jobs import MediaOptions
+from workers.families.base import Checkpoint
+from workers.families.limits import within
 from workers.media.types import ImageOptions, PreparedMedia, VideoOptions
-from workers.models.config import Config
 from workers.prompts.internvl import InternVLPrompts, configured_system_message
 from workers.prompts.messages import ChatMessage
 from workers.prompts.placeholders import PromptIds
-from workers.tokenizers.base import Tokenizer
 
 DEFAULT_NUM_FRAMES = 8
 """As the model cards sample a clip when nothing else is asked for."""
@@ -20,14 +20,20 @@ class InternVLFamily:
     """One InternVL-Chat checkpoint's way from a request to a prompt; see `Family`."""
 
     strips_reply = True
+    min_tokens = 0
+    option_names: frozenset[str] = frozenset()
 
-    def __init__(self, config: Config, tokenizer: Tokenizer, image_size: int, tokens_per_tile: int) -> None:
-        self._image_size = image_size
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        config = checkpoint.config
+        self._image_size = checkpoint.image_size
         self._max_tiles = int(config.get("max_dynamic_patch", 12)) if config.get("dynamic_image_size") else 1
         self._min_tiles = min(int(config.get("min_dynamic_patch", 1)), self._max_tiles)
         self._use_thumbnail = bool(config.get("use_thumbnail", False))
         self._prompts = InternVLPrompts(
-            tokenizer, str(config.get("template")), configured_system_message(config), tokens_per_tile
+            checkpoint.tokenizer,
+            str(config.get("template")),
+            configured_system_message(config),
+            checkpoint.tokens_per_tile,
         )
         self.stop_token_ids = frozenset(self._prompts.stop_token_ids)
 
@@ -47,7 +53,7 @@ class InternVLFamily:
 
     def image_options(self, request: MediaOptions, detail: str) -> ImageOptions:
         """`detail: low` is one tile; else the server's maximum unless the request asks for fewer."""
-        most = _within("mm_processor_kwargs.max_dynamic_patch", request.max_dynamic_patch, self._max_tiles)
+        most = within("mm_processor_kwargs.max_dynamic_patch", request.max_dynamic_patch, self._max_tiles)
         most = 1 if detail == "low" else most
         least = request.min_dynamic_patch or min(self._min_tiles, most)
         if not 1 <= least <= most:
@@ -64,7 +70,7 @@ class InternVLFamily:
         default = DEFAULT_NUM_FRAMES if request.fps is None else MAX_NUM_FRAMES
         frames = default
         if request.num_frames is not None:
-            frames = _within("media_io_kwargs.video.num_frames", request.num_frames, MAX_NUM_FRAMES)
+            frames = within("media_io_kwargs.video.num_frames", request.num_frames, MAX_NUM_FRAMES)
         return VideoOptions(self._image_size, frames, request.fps, request.start_s, request.end_s)
 
     def build_prompt(
@@ -78,13 +84,3 @@ class InternVLFamily:
         tile_counts = [item.tile_counts for item in media]
         is_combined = request.family.get("image_join") == "combined"
         return self._prompts.build(messages, tile_counts, add_generation_prompt, is_combined)
-
-
-def _within(param: str, asked: int | None, ceiling: int) -> int:
-    """What was asked for, or the ceiling. Raises RequestError when that is more than the server allows."""
-    if asked is None:
-        return ceiling
-    if not 1 <= asked <= ceiling:
-        name = param.rpartition(".")[2]
-        raise RequestError(ErrorCode.INVALID_VALUE, f"{name} is {asked}; this server allows 1 to {ceiling}.", param)
-    return asked

@@ -1,7 +1,7 @@
 """A request's sampling with the model's own defaults filled in (its generation_config.json, or OpenAI's)."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,8 +42,8 @@ class SamplingDefaults:
         )
 
 
-def read_sampling_defaults(folder: Path, stop_token_ids: frozenset[int]) -> SamplingDefaults:
-    """The defaults in a checkpoint's generation_config.json; OpenAI's where it has none or is silent.
+def read_sampling_defaults(folder: Path, defaults: SamplingDefaults) -> SamplingDefaults:
+    """`defaults` with what a checkpoint's generation_config.json says instead.
 
     `do_sample: false` says greedy only where the file says it: transformers' own default is not an author's wish.
     """
@@ -52,14 +52,14 @@ def read_sampling_defaults(folder: Path, stop_token_ids: frozenset[int]) -> Samp
     temperature = config.get("temperature")
     if config.get("do_sample") is False:
         temperature = 0.0
-    return SamplingDefaults(
-        stop_token_ids=stop_token_ids,
-        temperature=float(_either(temperature, 1.0)),
-        top_p=float(_either(config.get("top_p"), 1.0)),
-        top_k=int(_either(config.get("top_k"), 0)),
-        min_p=float(_either(config.get("min_p"), 0.0)),
-        repetition_penalty=float(_either(config.get("repetition_penalty"), 1.0)),
-        min_tokens=int(_either(config.get("min_new_tokens"), 0)),
+    return replace(
+        defaults,
+        temperature=float(_either(temperature, defaults.temperature)),
+        top_p=float(_either(config.get("top_p"), defaults.top_p)),
+        top_k=int(_either(config.get("top_k"), defaults.top_k)),
+        min_p=float(_either(config.get("min_p"), defaults.min_p)),
+        repetition_penalty=float(_either(config.get("repetition_penalty"), defaults.repetition_penalty)),
+        min_tokens=int(_either(config.get("min_new_tokens"), defaults.min_tokens)),
     )
 
 

@@ -9,6 +9,7 @@ from schemas.jobs import Job
 from workers.backends.native import NativeBackend
 from workers.backends.open import free_bytes, open_backend, pick_device
 from workers.backends.sizing import Asked, size_engine
+from workers.families.base import Family
 from workers.families.registry import open_family
 from workers.handlers.base import JobHandler, ModelLoadError, Publish, Stats
 from workers.handlers.defaults import SamplingDefaults, read_sampling_defaults
@@ -65,7 +66,7 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
     tokenizer = load_tokenizer(folder)
     device = pick_device(settings.device)
     model = await asyncio.to_thread(load_model, folder, device, settings.dtype, settings.load_format)
-    family = open_family(config, tokenizer, model)
+    family = open_family(config, tokenizer, model, folder, settings.name, settings.model_options)
     limits = size_engine(
         Asked(
             settings.max_model_len,
@@ -87,7 +88,7 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
     backend.start()
     longest = max(len(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocab_size))
     preparer = Preparer(family, media, limits.max_model_len, max(longest, 1))
-    defaults = _defaults(folder, settings, family.stop_token_ids)
+    defaults = _defaults(folder, settings, family)
     generator = Generator(preparer, backend, tokenizer, defaults, model, limits.max_model_len, family.strips_reply)
     card = ModelCard(
         name=settings.name,
@@ -98,7 +99,6 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
     return ChatHandler(card, generator, backend, media)
 
 
-def _defaults(folder: Path, settings: WorkerSettings, stop_token_ids: frozenset[int]) -> SamplingDefaults:
-    if settings.generation_config == "openai":
-        return SamplingDefaults(stop_token_ids)
-    return read_sampling_defaults(folder, stop_token_ids)
+def _defaults(folder: Path, settings: WorkerSettings, family: Family) -> SamplingDefaults:
+    defaults = SamplingDefaults(family.stop_token_ids, min_tokens=family.min_tokens)
+    return defaults if settings.generation_config == "openai" else read_sampling_defaults(folder, defaults)

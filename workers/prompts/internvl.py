@@ -1,6 +1,6 @@
 """Prompts of the InternVL-Chat family: a conversation format, a tokenizer and the size of a tile, put together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workers.prompts.conversations import CONVERSATIONS
@@ -49,7 +49,7 @@ class InternVLPrompts:
         return build_prompt(items, media_tile_counts, self._tokens_per_tile, self._tokenizer)
 
 
-def configured_system_message(config: dict[str, Any]) -> str | None:
+def configured_system_message(config: Mapping[str, Any]) -> str | None:
     """The system text that a checkpoint's config.json sets, or None.
 
     A JSON null counts as set: the reference formats it into the prompt, where it reads `None`.
