@@ -203,3 +203,12 @@ def test_the_published_size_counts_the_table_that_nothing_reads():
     published |= {"llm_config": llm | {"num_hidden_layers": 24}, "force_image_size": 448}
     num_parameters = measure_model(published, torch.bfloat16).num_parameters + 92553 * 2048
     assert round(num_parameters / 1e9, 1) == 2.6
+
+
+def test_pages_are_shared_only_while_both_stacks_rotate_plainly():
+    stretched = {"rope_scaling": {"type": "dynamic", "factor": 2.0}, "max_position_embeddings": 64}
+    plain = build_dummy(config(PLAIN, **stretched))
+    assert [plain.rope_regime(length) for length in (64, 65, 40000)] == [0, 65, 40000]
+    assert [build_dummy(config(PLAIN)).rope_regime(length) for length in (4096, 32768, 32769)] == [0, 0, 32769]
+    # Here the lower stack never leaves the plain region: the context ends before.
+    assert build_dummy(config(UNFOLDED, **stretched)).rope_regime(65) == 0
