@@ -40,6 +40,10 @@ class Step:
 
     attend: Attend
 
+    grid_positions: Tensor | None = None
+    """int64 [3, T], positions along time, height and width; None where all three are `positions`. Only models with
+    M-RoPE read it."""
+
     routes: Routes | None = None
     """Which tokens are visual; None where none is. Only families that treat them unlike text read it."""
 

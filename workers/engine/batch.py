@@ -94,6 +94,8 @@ class Batch:
     media: tuple[MediaRows, ...]
     sample_rows: Ints
     sample_seqs: tuple[Sequence, ...]
+    grid_positions: Ints | None = None
+    """[3, T], for M-RoPE; None where all three are `positions`."""
 
     def rows_by_type(self) -> tuple[Ints, Ints]:
         """Rows that are text, and rows that are placeholders of media; both ascending."""
@@ -138,12 +140,31 @@ def build_batch(chunks: Seq[Chunk], block_size: int) -> Batch:
         media=tuple(media),
         sample_rows=np.asarray(sample_rows, dtype=np.int64),
         sample_seqs=tuple(sample_seqs),
+        grid_positions=_grid_positions((*decodes, *prefills)),
     )
 
 
 def packing_order(chunks: Seq[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
     """The chunks of one token, then the longer ones, as their rows follow each other in a batch."""
     return sorted((c for c in chunks if c.length == 1), key=lambda c: c.start), [c for c in chunks if c.length > 1]
+
+
+def _grid_positions(chunks: Seq[Chunk]) -> Ints | None:
+    """The columns of the chunks side by side; those of a sequence without a grid repeat its plain positions."""
+    if all(chunk.seq.grid_positions is None for chunk in chunks):
+        return None
+    return np.concatenate([_grid_columns(chunk) for chunk in chunks], axis=1)
+
+
+def _grid_columns(chunk: Chunk) -> Ints:
+    grid, first_output = chunk.seq.grid_positions, chunk.seq.num_prompt_tokens
+    plain = np.tile(np.arange(chunk.start, chunk.end, dtype=np.int64), (3, 1))
+    if grid is None:
+        return plain
+    columns: Ints = plain + grid.offset
+    inside = grid.prompt[:, chunk.start : min(chunk.end, first_output)]
+    columns[:, : inside.shape[1]] = inside
+    return columns
 
 
 def _media_rows(chunk: Chunk, row: int) -> list[MediaRows]:

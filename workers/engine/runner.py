@@ -12,7 +12,7 @@ from workers.engine.batch import Batch, build_batch
 from workers.engine.plan import Chunk, StepPlan
 from workers.engine.sequence import MediaInput
 from workers.engine.unfold import unfold_batch
-from workers.models.base import VisionLanguageModel
+from workers.models.base import EncodesInputs, VisionLanguageModel
 
 
 class Runner:
@@ -39,7 +39,12 @@ class Runner:
         return self._forward(plan.chunks, batch), batch
 
     def _encode(self, items: Seq[MediaInput]) -> None:
-        """Run the tower once for all tiles of one shape, whichever request they belong to."""
+        """Run the tower once for all tiles of one shape, whichever request they belong to; item by item for a model
+        whose tower takes something else."""
+        if isinstance(self._model, EncodesInputs):
+            for item in items:
+                self._embeddings[item.key] = self._model.encode_inputs(item.tiles)
+            return
         for _, group in groupby(items, key=lambda item: item.tiles.shape[1:]):
             members = list(group)
             pixels = torch.cat([torch.from_numpy(item.tiles) for item in members]).to(self._model.device)
@@ -60,6 +65,8 @@ class Runner:
             hidden[rows.start : rows.stop] = self._embeddings[rows.key][rows.offset : rows.offset + count]
         self._attention.prepare(batch)
         step = Step(positions=positions, rope_lens=rope_lens, attend=self._attention, routes=self._routes(batch))
+        if batch.grid_positions is not None:
+            step.grid_positions = torch.from_numpy(batch.grid_positions).to(model.device)
         if self._lower is not None:
             step.lower = self._lower_step(self._lower, chunks, batch, step)
         return model.compute_logits(model.forward(hidden, step)[sample_rows])

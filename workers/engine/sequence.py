@@ -48,6 +48,18 @@ class MediaInput:
         return self.start < end and start < self.end
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class GridPositions:
+    """M-RoPE: where tokens stand along time, height and width.
+
+    prompt: int64 array [3, num_prompt_tokens], each column a function of the tokens and media up to it. Output p stands
+    at p + offset in all three.
+    """
+
+    prompt: Any
+    offset: int
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """One prompt and what was generated after it. Compared and hashed by identity.
@@ -60,6 +72,7 @@ class Sequence:
     cache_salt: sequences share cached prefixes only with those of the same salt.
     rope_regime: the key of token p is rotated for the length n(p) = max(num_prompt_tokens, p + 1). rope_regime(n) is 0
         where that rotation is the plain one, any other int where it is not. None: plain at every length.
+    grid_positions: for M-RoPE; None where positions are plain.
     sampling: opaque here.
     num_computed_tokens: tokens whose keys and values are in the pool, from the front.
     num_cached_tokens: prompt tokens found in the prefix cache at the first admission (for usage).
@@ -75,6 +88,7 @@ class Sequence:
     priority: int = 0
     cache_salt: bytes = b""
     rope_regime: Callable[[int], int] | None = None
+    grid_positions: GridPositions | None = None
     sampling: Any = None
     status: Status = field(default=Status.WAITING, init=False)
     arrival: int = field(default=0, init=False)

@@ -139,6 +139,7 @@ class Generator:
             priority=job.priority,
             cache_salt=prepared.cache_salt,
             rope_regime=self._model.rope_regime,
+            grid_positions=prepared.grid_positions,
             sampling=self._defaults.resolve(job.sampling, choice_seed(job.sampling.seed, index)),
         )
         if not self._backend.fits(seq):

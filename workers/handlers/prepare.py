@@ -2,16 +2,18 @@
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.jobs import ChatJob, ImagePart, Message, TextPart, VideoPart
-from workers.engine.sequence import MediaInput
+from workers.engine.sequence import GridPositions, MediaInput
 from workers.families.base import Family
 from workers.media.pipeline import MediaPipeline
 from workers.media.types import PreparedMedia
 from workers.prompts.messages import ChatMessage, Image, Text, Video
+from workers.prompts.placeholders import PromptIds
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,7 @@ class Prepared:
     image_tokens: int
     video_tokens: int
     cache_salt: bytes
+    grid_positions: GridPositions | None = None
 
 
 class Preparer:
@@ -50,15 +53,7 @@ class Preparer:
         )
         self._check_length(len(prompt.token_ids))
         salt = _salt(job.tenant, job.cache_salt)
-        spans = tuple(
-            MediaInput(
-                start=span.start,
-                length=span.length,
-                key=_span_key(salt, media[span.media_index], span.tile_start, span.num_tiles),
-                tiles=media[span.media_index].tiles[span.tile_start : span.tile_start + span.num_tiles],
-            )
-            for span in prompt.spans
-        )
+        spans = tuple(_media_inputs(prompt, media, salt))
         video_tokens = sum(s.length for s in prompt.spans if isinstance(parts[s.media_index], VideoPart))
         return Prepared(
             token_ids=prompt.token_ids,
@@ -66,6 +61,7 @@ class Preparer:
             image_tokens=sum(s.length for s in prompt.spans) - video_tokens,
             video_tokens=video_tokens,
             cache_salt=salt,
+            grid_positions=_grid_positions(prompt),
         )
 
     async def _fetch(self, job: ChatJob, parts: Sequence[ImagePart | VideoPart]) -> list[PreparedMedia]:
@@ -113,6 +109,24 @@ def _number_media(messages: Sequence[Message]) -> list[ChatMessage]:
                 count += 1
         numbered.append(ChatMessage(message.role, tuple(parts)))
     return numbered
+
+
+def _media_inputs(prompt: PromptIds, media: Sequence[PreparedMedia], salt: bytes) -> Iterator[MediaInput]:
+    """What stands at each span: the family's own input for the vision tower, else a slice of the medium's tiles."""
+    for span, own in zip_longest(prompt.spans, prompt.inputs):
+        medium = media[span.media_index]
+        if own is not None:
+            yield MediaInput(span.start, span.length, hashlib.sha256(salt + own.digest).digest(), own.data)
+            continue
+        key = _span_key(salt, medium, span.tile_start, span.num_tiles)
+        yield MediaInput(span.start, span.length, key, medium.tiles[span.tile_start : span.tile_start + span.num_tiles])
+
+
+def _grid_positions(prompt: PromptIds) -> GridPositions | None:
+    """Outputs go on behind the largest position of the prompt."""
+    if prompt.grid_positions is None:
+        return None
+    return GridPositions(prompt.grid_positions, int(prompt.grid_positions.max()) + 1 - len(prompt.token_ids))
 
 
 def _span_key(salt: bytes, media: PreparedMedia, tile_start: int, num_tiles: int) -> bytes:

@@ -33,8 +33,8 @@ def resolve_architecture(config: Config) -> str:
         return name or str(config["model_type"])
     known = ", ".join(sorted(_ARCHITECTURES))
     raise ModelError(
-        f"config.json: architecture {name or config.get('model_type')!r} is neither one of {known} nor an "
-        "image-text-to-text model that this transformers knows"
+        f"config.json: architecture {name or config.get('model_type')!r} is not supported; supported: {known}, and "
+        "the image-text-to-text models that the installed transformers knows"
     )
 
 

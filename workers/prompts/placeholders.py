@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from workers.prompts.render import MediaMark, PromptItem
 from workers.tokenizers.base import Run, Tokenizer, TokenizerError
@@ -21,11 +22,27 @@ class MediaSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanInput:
+    """What the vision tower takes for one span, where that is not a slice of the medium's tiles.
+
+    digest: equal digests mean equal embeddings.
+    """
+
+    data: Any
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class PromptIds:
-    """A prompt ready for the model. Spans ascend by `start` and cover exactly the placeholder ids."""
+    """A prompt ready for the model. Spans ascend by `start` and cover exactly the placeholder ids.
+
+    inputs: one for each span, or none at all. grid_positions: int64 array [3, len(token_ids)] for M-RoPE.
+    """
 
     token_ids: list[int]
     spans: list[MediaSpan]
+    inputs: tuple[SpanInput, ...] = ()
+    grid_positions: Any = None
 
 
 def build_prompt(

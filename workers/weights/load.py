@@ -7,9 +7,10 @@ from typing import Literal
 import torch
 
 from workers.models.base import ModelError, VisionLanguageModel
-from workers.models.config import Config, read_config
-from workers.models.registry import build_model
+from workers.models.config import Config
+from workers.models.registry import build_model, is_generic, read_model_config
 from workers.weights.files import CheckpointFiles
+from workers.weights.generic import load_generic
 from workers.weights.rules import rules_for
 from workers.weights.sources import CheckpointSource, DummySource, MetaSource
 
@@ -33,10 +34,12 @@ def load_model(
 ) -> VisionLanguageModel:
     """Build the model of a checkpoint folder, tensor by tensor: the peak is about one tensor above the model.
 
-    `dummy` reads config.json only and fills the model with seeded random weights. Raises ModelError.
+    `dummy` reads no weights and fills the model with seeded random weights. Raises ModelError.
     """
-    config = read_config(folder)
+    config = read_model_config(folder)
     resolved = resolve_dtype(config, device, dtype)
+    if is_generic(config):
+        return load_generic(folder, device, resolved, load_format == "dummy")
     if load_format == "dummy":
         return build_model(config, DummySource(device, resolved))
     with CheckpointFiles(folder) as files:

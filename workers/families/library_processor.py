@@ -1,0 +1,135 @@
+"""The library's processor of a checkpoint: pictures and clips to what its model takes, and their placeholder text.
+
+torchvision is not among our dependencies: pictures go through the Pillow-backed image processors, and clips are
+prepared where frames can go through these.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from workers.models.base import ModelError
+
+Inputs = Mapping[str, Tensor]
+
+
+class LibraryProcessor:
+    """One checkpoint's processor. Raises ModelError when transformers has none, or cannot run it here."""
+
+    def __init__(self, folder: Path, config: Any) -> None:
+        """config: the library's config object of the model."""
+        self._processor = _load(folder, config)
+        self.tokenizer = self._processor.tokenizer
+        tokens = {kind: getattr(self._processor, f"{kind}_token", None) for kind in ("image", "video")}
+        self.media_tokens = {kind: str(token) for kind, token in tokens.items() if token}
+        if "image" not in self.media_tokens:
+            raise ModelError(f"{folder}: the processor of this model names no image token")
+        self._template = getattr(self._processor, "chat_template", None) or self.tokenizer.chat_template
+        if not self._template:
+            raise ModelError(f"{folder}: the checkpoint has no chat template")
+
+    def apply_template(self, conversation: list[dict[str, Any]], *, add_generation_prompt: bool) -> str:
+        """The conversation as the checkpoint's template renders it, in the library's Jinja sandbox."""
+        is_continued = not add_generation_prompt and conversation[-1]["role"] == "assistant"
+        rendered: str = self.tokenizer.apply_chat_template(
+            conversation,
+            chat_template=self._template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=is_continued,
+        )
+        return rendered
+
+    def reference_inputs(self, text: str, pictures: Sequence[Image.Image]) -> dict[str, Tensor]:
+        """What the library itself gives its model for a rendered prompt, `input_ids` among it."""
+        bos = self.tokenizer.bos_token
+        is_begun = bos is not None and text.startswith(bos)
+        found = copy.copy(self._processor)(
+            images=[list(pictures)] if pictures else None,
+            text=[text],
+            return_tensors="pt",
+            add_special_tokens=not is_begun,
+        )
+        return dict(found)
+
+    def images(self, pictures: Sequence[Image.Image]) -> tuple[Inputs, list[str]]:
+        """All pictures of one request -> what the image processor made of them, and each one's placeholder text."""
+        recorder = copy.copy(self._processor)
+        recorder(images=[list(pictures)], text=self.media_tokens["image"] * len(pictures), return_tensors="pt")
+        return recorder.recorded, recorder.replacements
+
+
+def split_inputs(inputs: Inputs, count: int) -> list[dict[str, Tensor]]:
+    """What belongs to each of `count` pictures.
+
+    Entries of `count` rows have one for each picture, those of all patches' rows as many as the picture has patches,
+    and others (the number of pictures of the request) hold for all. Raises ModelError for an entry that is neither.
+    """
+    if count == 1:
+        return [dict(inputs)]
+    num_rows = _patch_counts(inputs, count)
+    split: list[dict[str, Tensor]] = [{} for _ in range(count)]
+    for name, value in inputs.items():
+        if len(value) == count:
+            parts = list(value.split(1))
+        elif num_rows is not None and len(value) == sum(num_rows):
+            parts = list(value.split(num_rows))
+        elif len(value) == 1:
+            parts = [value] * count
+        else:
+            raise ModelError(f"{name} of {len(value)} rows cannot be divided among {count} pictures")
+        for part, own in zip(parts, split, strict=True):
+            own[name] = part
+    return split
+
+
+def _patch_counts(inputs: Inputs, count: int) -> list[int] | None:
+    if "num_patches" in inputs:
+        return [int(number) for number in inputs["num_patches"]]
+    grids = inputs.get("image_grid_thw")
+    return None if grids is None else [int(number) for number in grids.prod(-1)]
+
+
+def _load(folder: Path, config: Any) -> Any:
+    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    try:
+        processor_class: Any = PROCESSOR_MAPPING[type(config)]
+        parts = {
+            "image_processor": AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True),
+            "tokenizer": AutoTokenizer.from_pretrained(folder, local_files_only=True),
+            "video_processor": None,
+        }
+        settings, _ = processor_class.get_processor_dict(folder, local_files_only=True)
+        names = processor_class.get_attributes()
+        return _recording(processor_class).from_args_and_dict([parts[name] for name in names], settings)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{folder}: transformers' processor of this model cannot be used ({reason})") from error
+
+
+def _recording(processor_class: Any) -> Any:
+    """The class, keeping what its image processor returned and the texts that placeholders become.
+
+    It takes None for the video processor, which the library would not have without torchvision.
+    """
+
+    class Recording(processor_class):  # type: ignore[misc]
+        replacements: list[str] = []
+        recorded: dict[str, Tensor] = {}
+
+        def check_argument_for_proper_class(self, argument_name: str, argument: object) -> type:
+            return type(argument)
+
+        def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
+            text: str = super().replace_image_token(image_inputs, image_idx, **kwargs)
+            self.recorded = dict(image_inputs)
+            self.replacements = [*self.replacements, text]
+            return text
+
+    return Recording
