@@ -6,6 +6,7 @@ from pathlib import Path
 
 from schemas.control import ModelCard
 from schemas.jobs import Job
+from workers.backends.cpu import keep_freed_memory, set_threads
 from workers.backends.native import NativeBackend
 from workers.backends.open import free_bytes, open_backend, pick_device
 from workers.backends.sizing import Asked, size_engine
@@ -22,7 +23,7 @@ from workers.models.registry import resolve_architecture
 from workers.settings import WorkerSettings
 from workers.tokenizers.base import TokenizerError
 from workers.tokenizers.load import load_tokenizer
-from workers.weights.load import load_model
+from workers.weights.load import load_model, measure_model
 from workers.weights.resolve import resolve_checkpoint
 
 
@@ -65,7 +66,11 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
     architecture = resolve_architecture(config)
     tokenizer = load_tokenizer(folder)
     device = pick_device(settings.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     model = await asyncio.to_thread(load_model, folder, device, settings.dtype, settings.load_format)
+    if device.type == "cpu":
+        set_threads(measure_model(config, model.dtype).weight_bytes)
     family = open_family(config, tokenizer, model, folder, settings.name, settings.model_options)
     limits = size_engine(
         Asked(

@@ -1,0 +1,32 @@
+"""How a worker on a CPU uses its process: memory that large temporaries come from, and how many threads compute."""
+
+import ctypes
+import logging
+
+import torch
+
+log = logging.getLogger(__name__)
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_SMALL_MODEL_BYTES = 64 << 20
+"""Below this, splitting a product between threads costs more than it saves, and the other cores are better used by the
+gateway and the decode processes: the demo model answers a single client 1.5 times as fast with one thread."""
+
+
+def keep_freed_memory() -> None:
+    """Have glibc reuse large freed blocks instead of returning them to the system.
+
+    Every activation of a prefill is larger than the default limit of 128 KiB; each would be mapped, faulted in page by
+    page and unmapped again: 1.3 ms instead of 0.14 ms for a norm over 512 x 768 floats. No effect on other C libraries.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def set_threads(weight_bytes: int) -> None:
+    """One thread for a small model, all cores (torch's default, or OMP_NUM_THREADS) for others."""
+    if weight_bytes < _SMALL_MODEL_BYTES:
+        torch.set_num_threads(1)
+    log.info("computing with %d threads", torch.get_num_threads())
