@@ -83,22 +83,28 @@ def find_case(set_name: str, name: str) -> Case:
     return next(case for case in cases([set_name]) if case.name == name)
 
 
+def set_path(set_name: str) -> Path:
+    """The folder of a set: the full one where it is at hand and the lean copy has no weights of it."""
+    is_whole = (LEAN / set_name / "expected.safetensors").is_file() or FULL is None
+    return LEAN / set_name if is_whole else FULL / set_name
+
+
 @cache
 def read_json(set_name: str, path: str) -> dict[str, Any]:
     """A JSON file of a set."""
-    return json.loads((LEAN / set_name / path).read_text(encoding="utf-8"))
+    return json.loads((set_path(set_name) / path).read_text(encoding="utf-8"))
 
 
 @cache
 def expected_tensors(set_name: str) -> dict[str, Tensor]:
     """All expected tensors of a set."""
-    return load_file(LEAN / set_name / "expected.safetensors")
+    return load_file(set_path(set_name) / "expected.safetensors")
 
 
 @cache
 def model(set_name: str) -> VisionLanguageModel:
     """The set's model on the CPU in float32; shared, as it holds no state of a request."""
-    return load_model(LEAN / set_name / "checkpoint", torch.device("cpu"))
+    return load_model(set_path(set_name) / "checkpoint", torch.device("cpu"))
 
 
 @cache
