@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .draw import draw_scene
 from .model import Demo
-from .samples import Sample, Writer
+from .samples import Writer
 from .scenes import Scene
 from .shape import Dimensions
 from .text import Sight
@@ -50,15 +50,3 @@ def answers(model: Demo, dims: Dimensions, writer: Writer, scenes: list[Scene], 
     end = writer.tokenizer.token_to_id("<|im_end|>")
     made = complete(model, look(model, dims, scenes), [writer.prompt_ids(p) for p in prompts], end)
     return [writer.tokenizer.decode(m) for m in made]
-
-
-def last_questions(sample: Sample, writer: Writer) -> list[tuple[list[int], str]]:
-    """For each branch: the prompt up to the last answer, and that answer."""
-    pairs = []
-    for branch in sample.branches:
-        spans = [i for i, learn in enumerate(branch.learn) if learn and not branch.learn[i - 1]]
-        start = spans[-1]
-        size = branch.learn[start:].index(False)
-        answer = writer.tokenizer.decode(branch.ids[start : start + size - 1])
-        pairs.append((sample.prefix + branch.ids[:start], answer))
-    return pairs

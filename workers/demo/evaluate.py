@@ -14,15 +14,19 @@ from pathlib import Path
 
 import torch
 
-from .answer import complete, look
+from .answer import look
 from .clips import ask_clip, sample_clip
 from .dialogue import talk
 from .export import CHECKPOINT, load
+from .join import pad
+from .model import Demo
 from .pairs import ask_pair, sample_pair
 from .questions import Turn, ask
 from .samples import IMAGE, SYSTEM, Writer
 from .scenes import Scene, sample_scene
+from .shape import Dimensions
 from .smalltalk import small_talk, unknown
+from .text import Sight
 
 OPENING = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 Case = tuple[list[Scene], str, list[list[Turn]]]
@@ -59,35 +63,44 @@ def cases(count: int, seed: int) -> Iterator[tuple[bool, Case]]:
             yield i % 2 == 1, maker(rng, i % 2 == 1)
 
 
-def prompts(case: Case) -> list[str]:
-    """Each conversation up to its last question, earlier answers as they should have been."""
-    made = []
-    for turns in case[2]:
-        text = OPENING + case[1]
-        for i, turn in enumerate(turns):
-            text += ("<|im_start|>user\n" if i else "") + f"{turn.question}<|im_end|>\n<|im_start|>assistant\n"
-            text += f"{turn.answer}<|im_end|>\n" if turn is not turns[-1] else ""
-        made.append(text)
-    return made
+@torch.no_grad()
+def grade(model: Demo, dims: Dimensions, writer: Writer, case: Case) -> list[tuple[Turn, str | None]]:
+    """The last turn of each branch, and what was said instead of the expected answer (None: exactly that).
+
+    Greedy decoding gives an answer exactly if each of its tokens is the likeliest after the
+    ones before it, so one pass over the expected answers replaces decoding them.
+    """
+    scenes, images, conversations = case
+    sample = writer.build(scenes, OPENING + images, conversations)
+    rows = pad([sample], len(conversations))
+    visual = look(model, dims, scenes)
+    sight = Sight.of(rows["branches"], int(rows["prefix"]), len(conversations), torch.float32)
+    hidden = model.hidden(rows["ids"], visual, rows["positions"], sight)[0]
+    graded: list[tuple[Turn, str | None]] = []
+    for number, (turns, branch) in enumerate(zip(conversations, sample.branches, strict=True), 1):
+        at = (rows["branches"][0] == number).nonzero().flatten()
+        first = max(i for i, learn in enumerate(branch.learn) if learn and not branch.learn[i - 1])
+        size = branch.learn[first:].index(False)
+        said = model.language_model.lm_head(hidden[at[first - 1 : first + size - 1]]).argmax(-1).tolist()
+        exact = said == branch.ids[first : first + size]
+        graded.append((turns[-1], None if exact else writer.tokenizer.decode(said)))
+    return graded
 
 
 def evaluate(folder: Path, count: int, seed: int = 0, show: int = 0) -> dict[str, tuple[float, int]]:
     """Skill -> (share right, questions)."""
     model, dims = load(folder)
     writer = Writer(folder, dims.tokens)
-    end = writer.tokenizer.token_to_id("<|im_end|>")
     right: Counter[str] = Counter()
     asked: Counter[str] = Counter()
     wrong: dict[str, list[str]] = defaultdict(list)
     for held, case in cases(count, seed):
-        made = complete(model, look(model, dims, case[0]), [writer.prompt_ids(p) for p in prompts(case)], end)
-        for turns, ids in zip(case[2], made, strict=True):
-            turn, said = turns[-1], writer.tokenizer.decode(ids)
+        for turn, instead in grade(model, dims, writer, case):
             for skill in (turn.skill, "held-out phrasing" if held else "known phrasing", "all"):
                 asked[skill] += 1
-                right[skill] += said == turn.answer
-            if said != turn.answer:
-                wrong[turn.skill].append(f"{turn.question!r}: {said!r} for {turn.answer!r}")
+                right[skill] += instead is None
+            if instead is not None:
+                wrong[turn.skill].append(f"{turn.question!r}: {instead!r} for {turn.answer!r}")
     for skill, lines in wrong.items():
         for line in lines[:show]:
             print(f"  [{skill}] {line}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .grounding import ground_words
 from .loop import Trainer, rate
 from .model import Demo
 from .pretrain import collate
@@ -23,9 +26,30 @@ GROUPS = ("single", "several", "clip")
 ROW = 112
 ROWS = 3
 USUAL_PROMPT = 26
-DENSE_WEIGHT = 0.5
 
 Batch = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Up to step ``last``: how many samples of each sort one process takes a step, and what the dense losses weigh."""
+
+    last: int
+    single: int
+    pair: int
+    words: int
+    clip: int
+    crowd: int
+    dense_weight: float
+    text_share: float = 0.35
+
+
+Plan = tuple[Phase, ...]
+
+
+def phase_of(plan: Plan, step: int) -> Phase:
+    return next(phase for phase in plan if step < phase.last)
+
 
 
 def pad(samples: list[Sample], rows: int) -> dict[str, Tensor]:
@@ -58,8 +82,8 @@ def pad(samples: list[Sample], rows: int) -> dict[str, Tensor]:
 class Lessons(Dataset):
     """Item ``i`` is one process's share of the batch of step ``i``."""
 
-    def __init__(self, dims: Dimensions, tokenizer: Path, mixture: dict[str, int], steps: int, seed: int, share: tuple[int, int]):
-        self.dims, self.tokenizer, self.mixture, self.steps, self.seed, self.share = dims, tokenizer, mixture, steps, seed, share
+    def __init__(self, dims: Dimensions, tokenizer: Path, plan: Plan, steps: int, seed: int, share: tuple[int, int]):
+        self.dims, self.tokenizer, self.plan, self.steps, self.seed, self.share = dims, tokenizer, plan, steps, seed, share
         self.writer: Writer | None = None
 
     def __len__(self) -> int:
@@ -68,20 +92,22 @@ class Lessons(Dataset):
     def __getitem__(self, step: int) -> Batch:
         self.writer = self.writer or Writer(self.tokenizer, self.dims.tokens)
         rng = random.Random(f"{self.seed} {step} {self.share[0]}")
+        phase = phase_of(self.plan, step)
         made: dict[str, list[Sample]] = {group: [] for group in GROUPS}
-        for name, maker, group in (
-            ("single", single, "single"), ("pair", pair, "several"), ("words", words_only, "several"), ("clip", clip, "clip"),
+        for count, maker, group in (
+            (phase.single, partial(single, text_share=phase.text_share), "single"),
+            (phase.pair, pair, "several"), (phase.words, words_only, "several"), (phase.clip, clip, "clip"),
         ):  # fmt: skip
-            for sample in (maker(rng, self.writer) for _ in range(self.mixture[name])):
+            for sample in (maker(rng, self.writer) for _ in range(count)):
                 odd = group == "single" and len(sample.prefix) > self.dims.tokens + USUAL_PROMPT
                 made["several" if odd else group].append(sample)
         batch = {group: pad(samples, ROWS) for group, samples in made.items() if samples}
         scenes = [scene for group in GROUPS for s in made[group] for scene in s.scenes]
-        scenes += [sample_crowded(rng.getrandbits(40)) for _ in range(self.mixture["crowd"])]
+        scenes += [sample_crowded(rng.getrandbits(40)) for _ in range(phase.crowd)]
         return {**batch, "pictures": collate(scenes, self.dims)}
 
 
-def lesson_loss(model: Demo, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+def lesson_loss(model: Demo, batch: Batch, dense_weight: float) -> tuple[Tensor, dict[str, float]]:
     """Cross entropy of the answers, and the dense losses of the same pictures."""
     pictures = batch.pop("pictures")
     visual = model.look(pictures.pop("tiles"))
@@ -99,11 +125,11 @@ def lesson_loss(model: Demo, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         notes[group] = loss.mean().item()
     total = torch.cat(losses).mean()
     notes["letter"], notes["centre"] = dense["letter"].item(), dense["centre"].item()
-    return total + DENSE_WEIGHT * sum(dense.values()), notes
+    return total + dense_weight * sum(dense.values()), notes
 
 
 def join(
-    rank: int, processes: int, dims: Dimensions, tokenizer: Path, folder: Path, steps: int, mixture: dict[str, int],
+    rank: int, processes: int, dims: Dimensions, tokenizer: Path, folder: Path, steps: int, plan: Plan,
     seed: int = 1, decay: float = 0.3,
 ) -> None:  # fmt: skip
     """Train for a fixed number of steps from the first stage's weights; continue from the last save if there is one."""
@@ -112,12 +138,13 @@ def join(
     model = Demo(dims, writer.tokenizer.get_vocab_size(), writer.picture[1])
     trainer = Trainer(model, folder, "joint")
     if not trainer.resume():
-        seen = torch.load(folder / "vision.pt", weights_only=True)["model"]
-        trainer.adopt(seen)
-    data = Lessons(dims, tokenizer, mixture, steps, seed, (rank, processes))
+        trainer.adopt(torch.load(folder / "vision.pt", weights_only=True)["model"])
+        ground_words(trainer.master, writer.tokenizer)
+        trainer.refresh()
+    data = Lessons(dims, tokenizer, plan, steps, seed, (rank, processes))
     order = range(trainer.step_number, steps)
     for batch in DataLoader(data, batch_size=None, sampler=order, num_workers=1, prefetch_factor=6):
-        loss, notes = lesson_loss(trainer.work, batch)
+        loss, notes = lesson_loss(trainer.work, batch, phase_of(plan, trainer.step_number).dense_weight)
         loss.backward()
         trainer.note(**notes)
         trainer.update(rate(trainer.step_number, steps, decay=decay))

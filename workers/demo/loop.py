@@ -72,9 +72,7 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = base * rate_now
             optimiser.step()
-        with torch.no_grad():
-            for master, work in pairs:
-                work.copy_(master)
+        self.refresh()
         self.step_number += 1
 
     def _average(self) -> None:
@@ -127,6 +125,10 @@ class Trainer:
     def adopt(self, weights: dict[str, torch.Tensor]) -> None:
         """Take over these weights, which may be those of a part of the model."""
         self.master.load_state_dict(weights, strict=False)
-        with torch.no_grad():
-            for master, work in zip(self.master.parameters(), self.work.parameters(), strict=True):
-                work.copy_(master)
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Bring the working weights up to the masters."""
+        for master, work in zip(self.master.parameters(), self.work.parameters(), strict=True):
+            work.copy_(master)

@@ -19,6 +19,7 @@ from .vision import VisionTower, pixel_shuffle, projector
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
 HELD_OUT = 1 << 40
+PLAIN_STEPS = 700
 
 
 def normalise(tiles: Tensor) -> Tensor:
@@ -34,8 +35,10 @@ def collate(scenes: list[Scene], dims: Dimensions) -> dict[str, Tensor]:
     return batch
 
 
-def lesson(seed: int) -> Scene:
-    """Crowded pictures for the most part, for the sake of the letters; plain ones so that counting stays honest."""
+def lesson(seed: int, step: int) -> Scene:
+    """Plain pictures first; then crowded ones for the most part, for the sake of the letters."""
+    if step < PLAIN_STEPS:
+        return sample_scene(seed, text_share=0.5)
     return sample_crowded(seed) if seed % 8 < 5 else sample_scene(seed, text_share=0.3)
 
 
@@ -51,7 +54,7 @@ class Pictures(Dataset):
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         first = self.seed + step * self.batch
         rank, of = self.share
-        return collate([lesson(first + i) for i in range(rank, self.batch, of)], self.dims)
+        return collate([lesson(first + i, step) for i in range(rank, self.batch, of)], self.dims)
 
 
 class Seer(nn.Module):

@@ -20,7 +20,7 @@ class Dimensions:
     text_heads: int = 6
     text_kv_heads: int = 3
     text_hidden: int = 384
-    rope_theta: float = 10000.0
+    rope_theta: float = 100000.0
     rms_eps: float = 1e-6
 
     @property

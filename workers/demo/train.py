@@ -13,14 +13,18 @@ from pathlib import Path
 import torch
 
 from .export import CHECKPOINT, export
-from .join import join
+from .join import Phase, Plan, join
 from .loop import in_parallel
 from .pretrain import pretrain
 from .shape import Dimensions
 
-LOOKING_STEPS = 1200
-JOINT_STEPS = 1800
-MIXTURE = {"single": 14, "pair": 3, "words": 2, "clip": 2, "crowd": 10}
+LOOKING_STEPS = 1100
+JOINT_STEPS = 1200
+DECAY = 0.25
+PLAN: Plan = (
+    Phase(250, single=11, pair=1, words=1, clip=0, crowd=6, dense_weight=0.5),
+    Phase(JOINT_STEPS, single=8, pair=2, words=1, clip=1, crowd=10, dense_weight=1.5),
+)
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
 
@@ -42,7 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     dims = Dimensions()
     in_parallel(pretrain, options.processes, options.processes, dims, options.out, options.looking_steps)
-    in_parallel(join, options.processes, options.processes, dims, CHECKPOINT, options.out, options.joint_steps, MIXTURE)
+    in_parallel(join, options.processes, options.processes, dims, CHECKPOINT, options.out, options.joint_steps, PLAN, DECAY)
     write_snapshot(dims, options.out / "joint.pt", options.out / "checkpoint")
 
 
