@@ -16,15 +16,11 @@ from schemas.flags import ConfigError
 from schemas.logs import configure_logging
 from workers.handlers.base import FatalError, JobHandler, ModelLoadError
 from workers.health import die_with_parent, leave_with_parent
-from workers.settings import WorkerSettings, parse_command_line
+from workers.settings import WorkerSettings, bound_spinning, parse_command_line
 from workers.transport.base import JobSource
 from workers.worker import Worker
 
 EXIT_FAILED, EXIT_BAD_SETTINGS, EXIT_CANNOT_LOAD = 1, 2, 3
-
-# How long OpenMP's threads spin between two products before they sleep (GNU's runtime reads it once, when torch brings
-# it in). For ever, the default, keeps a core from the gateway and the decode processes; not at all wakes them too late.
-OPENMP_SPINS = "5000"
 
 log = logging.getLogger("workers")
 
@@ -46,7 +42,7 @@ def main(argv: list[str], open_handler: OpenHandler | None = None) -> int:
         print(f"glimpsed worker: {error}", file=sys.stderr)
         return EXIT_BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format, f"worker[{os.getpid()}]")
-    os.environ.setdefault("GOMP_SPINCOUNT", OPENMP_SPINS)
+    bound_spinning()
     if settings.supervisor_pid is not None:
         die_with_parent(settings.supervisor_pid)
     try:

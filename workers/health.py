@@ -1,6 +1,7 @@
 """Signs of life, and the end of an orphan: a supervised worker never outlives its supervisor."""
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
@@ -13,11 +14,15 @@ log = logging.getLogger(__name__)
 PR_SET_PDEATHSIG = 1
 
 
-async def beat(send: Callable[[], Awaitable[None]], interval_s: float) -> None:
-    """Call `send` now and then every `interval_s`."""
+async def beat(send: Callable[[], Awaitable[None]], interval_s: float, wake: asyncio.Event) -> None:
+    """Call `send` now, then every `interval_s` and whenever `wake` is set."""
     while True:
+        wake.clear()
         await send()
-        await asyncio.sleep(interval_s)
+        # Not wait_for: in Python 3.11 it loses a cancellation that comes together with the event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(interval_s):
+                await wake.wait()
 
 
 def die_with_parent(parent_pid: int) -> None:

@@ -43,6 +43,7 @@ class Worker:
         self._no_more_jobs = asyncio.Event()
         self._is_idle = asyncio.Event()
         self._is_idle.set()
+        self._has_news = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until drained. Raises FatalError when the backend cannot go on; running jobs then move elsewhere."""
@@ -54,7 +55,7 @@ class Worker:
                 self._until_drained(),
                 self._receive(),
                 self._outbox.send_all(),
-                beat(self._heartbeat, self._heartbeat_s),
+                beat(self._heartbeat, self._heartbeat_s, self._has_news),
                 self._until_fatal(),
             )
         ]
@@ -146,6 +147,8 @@ class Worker:
             del self._tasks[job.job_id]
         if not self._tasks:
             self._is_idle.set()
+            # Whoever looks at an idle worker must not see it busy for another second.
+            self._has_news.set()
         if not self.is_draining:
             self._outbox.add_credit()
 

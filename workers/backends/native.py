@@ -4,8 +4,8 @@ import asyncio
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import asdict, dataclass
 
 from workers.engine.engine import Engine, TokenOutput
 from workers.engine.sequence import Sequence
@@ -16,11 +16,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """How busy the engine is now. kv_usage: blocks that requests hold, 0..1."""
+    """How busy the engine is now, and what it has done. kv_usage: blocks that requests hold, 0..1."""
 
     running: int
     waiting: int
     kv_usage: float
+    counters: dict[str, int]
 
 
 class NativeBackend:
@@ -48,7 +49,7 @@ class NativeBackend:
         """Whether the sequence could ever run here, alone in the whole pool."""
         return self._engine.scheduler.fits(seq)
 
-    async def generate(self, seq: Sequence) -> AsyncIterator[list[TokenOutput]]:
+    async def generate(self, seq: Sequence) -> AsyncGenerator[list[TokenOutput], None]:
         """Run a sequence; yields what is new, several tokens together when the reader was slower than the engine.
 
         Leaving the iterator early aborts the sequence before the engine's next step.
@@ -70,9 +71,9 @@ class NativeBackend:
                 self._inbox.put(lambda: self._engine.abort(seq.request_id))
 
     def stats(self) -> BackendStats:
-        """Read from another thread than the engine's: each figure is whole, the three may be of different steps."""
-        scheduler = self._engine.scheduler
-        return BackendStats(scheduler.num_running, scheduler.num_waiting, self._engine.block_manager.usage)
+        """Read from another thread than the engine's: each figure is whole, they may be of different steps."""
+        scheduler, usage = self._engine.scheduler, self._engine.block_manager.usage
+        return BackendStats(scheduler.num_running, scheduler.num_waiting, usage, asdict(self._engine.counters))
 
     def _stop(self) -> None:
         self._is_closing = True

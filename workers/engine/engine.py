@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from workers.engine.block_manager import BlockManager
+from workers.engine.plan import StepPlan
 from workers.engine.runner import Runner
 from workers.engine.sampler import Choice, Logprobs, Row, sample
 from workers.engine.scheduler import Scheduler
@@ -19,12 +20,26 @@ class TokenOutput:
     finish_reason: str | None
 
 
+@dataclass(slots=True)
+class Counters:
+    """What an engine has done since it started. Tokens that were computed again after a preemption count again."""
+
+    steps: int = 0
+    prefill_tokens: int = 0
+    generated_tokens: int = 0
+    cached_tokens: int = 0
+    encoded_items: int = 0
+    encoded_tokens: int = 0
+    preemptions: int = 0
+
+
 class Engine:
     """Not thread-safe: one thread calls `add`, `abort` and `step`."""
 
     def __init__(self, scheduler: Scheduler, block_manager: BlockManager, runner: Runner) -> None:
         self.scheduler = scheduler
         self.block_manager = block_manager
+        self.counters = Counters()
         self._runner = runner
 
     def add(self, seq: Sequence) -> None:
@@ -43,10 +58,11 @@ class Engine:
             self.scheduler.update(plan, {})
             return []
         logits, batch = result
-        rows = [Row(seq.sampling, seq.output_ids) for seq in batch.sample_seqs]
+        rows = [Row(seq.sampling, seq.token_ids, seq.num_prompt_tokens) for seq in batch.sample_seqs]
         choices = sample(logits, rows) if rows else []
         sampled = list(zip(batch.sample_seqs, choices, strict=True))
         self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in sampled})
+        self._count(plan, len(sampled))
         return [self._account(seq, choice) for seq, choice in sampled]
 
     def _account(self, seq: Sequence, choice: Choice) -> TokenOutput:
@@ -56,3 +72,16 @@ class Engine:
         elif seq.is_at_limit:
             self.scheduler.finish(seq, Status.FINISHED_LENGTH)
         return TokenOutput(seq.request_id, choice.token_id, choice.logprobs, seq.finish_reason)
+
+    def _count(self, plan: StepPlan, num_sampled: int) -> None:
+        done = self.counters
+        done.steps += 1
+        done.generated_tokens += num_sampled
+        done.encoded_items += len(plan.encode)
+        done.encoded_tokens += sum(item.length for item in plan.encode)
+        done.preemptions += len(plan.preempted)
+        for chunk in plan.chunks:
+            if chunk.length > 1 or chunk.start < chunk.seq.num_prompt_tokens:
+                done.prefill_tokens += chunk.length
+            if chunk.samples and chunk.seq.num_output_tokens == 1:
+                done.cached_tokens += chunk.seq.num_cached_tokens

@@ -20,10 +20,21 @@ class NonFiniteLogits(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one row's choice depends on besides its logits: parameters and what was generated so far."""
+    """What one row's choice depends on besides its logits: parameters and what was generated so far, which is
+    token_ids[start:]."""
 
     sampling: Sampling
-    output_ids: Sequence[int]
+    token_ids: Sequence[int]
+    start: int = 0
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.token_ids) - self.start
+
+    @property
+    def output_ids(self) -> Sequence[int]:
+        """A copy: only penalties need it."""
+        return self.token_ids[self.start :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +77,10 @@ def _edit(logits: Tensor, rows: Sequence[Row]) -> Tensor:
         how = row.sampling
         if how.has_penalties:
             for token_id, count in Counter(row.output_ids).items():
-                minus = how.frequency_penalty * count + how.presence_penalty
-                penalised.append((i, token_id, how.repetition_penalty, minus))
+                amount = how.frequency_penalty * count + how.presence_penalty
+                penalised.append((i, token_id, how.repetition_penalty, amount))
         biased += [(i, token_id, bias) for token_id, bias in how.logit_bias.items()]
-        if len(row.output_ids) < how.min_tokens:
+        if row.num_outputs < how.min_tokens:
             biased += [(i, token_id, float("-inf")) for token_id in how.stop_token_ids]
     if not penalised and not biased:
         return logits
@@ -100,7 +111,7 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=logits.device)[:, None]
 
     params = [row.sampling for row in rows]
-    draws = column([uniform(p.seed, len(row.output_ids)) for p, row in zip(params, rows, strict=True)])
+    draws = column([uniform(p.seed, row.num_outputs) for p, row in zip(params, rows, strict=True)])
     temperature = column([p.temperature for p in params], torch.float32)
     # float64: a float32 running sum over a large vocabulary loses the small probabilities.
     probs = torch.softmax(logits / temperature, dim=-1).double()

@@ -154,10 +154,14 @@ class Generator:
     def _check_token_ids(self, job: ChatJob) -> None:
         """An id beyond the vocabulary would index past a row of logits, into a neighbour's."""
         size = self._model.vocab_size
-        for token_id in job.sampling.logit_bias:
-            if not 0 <= token_id < size:
-                message = f"logit_bias names token {token_id}; this model's tokens are 0 to {size - 1}."
-                raise RequestError(ErrorCode.INVALID_VALUE, message, "logit_bias")
+        for field, token_ids in (
+            ("logit_bias", job.sampling.logit_bias),
+            ("stop_token_ids", job.sampling.stop_token_ids),
+        ):
+            for token_id in token_ids:
+                if not 0 <= token_id < size:
+                    message = f"{field} names token {token_id}; this model's tokens are 0 to {size - 1}."
+                    raise RequestError(ErrorCode.INVALID_VALUE, message, field)
 
     def _logprobs(self, outputs: Sequence[TokenOutput]) -> tuple[TokenLogprob, ...]:
         return tuple(self._logprob(output.token_id, output.logprobs) for output in outputs if output.logprobs)

@@ -44,7 +44,14 @@ class ChatHandler:
     def stats(self) -> Stats:
         """How busy the engine and the media pipeline are now."""
         now = self._backend.stats()
-        return Stats(now.running, now.waiting, now.kv_usage)
+        cache = self._media.cache
+        metrics = {f"engine_{name}_total": float(count) for name, count in now.counters.items()}
+        metrics |= {
+            "media_cache_hits_total": float(cache.num_hits),
+            "media_cache_misses_total": float(cache.num_misses),
+            "media_cache_bytes": float(cache.size_bytes),
+        }
+        return Stats(now.running, now.waiting, now.kv_usage, metrics)
 
     async def close(self) -> None:
         """Stop the engine's thread and the decode processes."""
