@@ -28,8 +28,13 @@ NAMES = (
     "internvl-chat-v1-1",
     "internvl-chat-v1-2",
     "internvl2-phi3",
+    "internvideo2-chat",
 )
-OPTIONS = {"max_num": ("mm_processor_kwargs", "max_dynamic_patch"), "image_join": ("mm_processor_kwargs", "image_join")}
+OWN_OPTIONS = ("image_join", "hd_num", "padding", "fix_ratio", "instruction", "use_frame_msg")
+OPTIONS = {
+    "max_num": ("mm_processor_kwargs", "max_dynamic_patch"),
+    **{name: ("mm_processor_kwargs", name) for name in OWN_OPTIONS},
+}
 
 
 @dataclass(frozen=True)
