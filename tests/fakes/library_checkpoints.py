@@ -40,7 +40,7 @@ _TEMPLATE = (
     "{% else %}{{ c['text'] | trim }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_CLIP_PIXELS = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], "do_convert_rgb": True}
+PIXELS = {"image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28], "do_convert_rgb": True}
 _TEXT = {
     "hidden_size": 32,
     "num_hidden_layers": 2,
@@ -189,5 +189,5 @@ def _save(
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps({**_CLIP_PIXELS, **pixels}))
+    (folder / "preprocessor_config.json").write_text(json.dumps({**PIXELS, **pixels}))
     (folder / "processor_config.json").write_text(json.dumps(processor))

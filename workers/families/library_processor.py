@@ -1,11 +1,13 @@
-"""The library's processor of a checkpoint: pictures and clips to what its model takes, and their placeholder text.
+"""The library's processor of a checkpoint: its chat template, and pictures as its model takes them.
 
-torchvision is not among our dependencies: pictures go through the Pillow-backed image processors, and clips are
-prepared where frames can go through these.
+torchvision is not among our dependencies: pictures go through the library's image processors on Pillow. What it needs
+torchvision for, clips, is put together from frames in `library_clips`.
 """
 
 import copy
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,32 @@ from workers.models.base import ModelError
 Inputs = Mapping[str, Tensor]
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of prompt text with the placeholders of one encoding, and what the vision tower takes for it.
+
+    token: the placeholder, found in `text` as often as the encoding has rows.
+    """
+
+    text: str
+    token: str
+    inputs: Inputs
+
+
 class LibraryProcessor:
     """One checkpoint's processor. Raises ModelError when transformers has none, or cannot run it here."""
 
     def __init__(self, folder: Path, config: Any) -> None:
         """config: the library's config object of the model."""
-        self._processor = _load(folder, config)
-        self.tokenizer = self._processor.tokenizer
-        tokens = {kind: getattr(self._processor, f"{kind}_token", None) for kind in ("image", "video")}
+        self.folder = folder
+        self.model_type = str(config.model_type)
+        self.library = _load(folder, config)
+        self.tokenizer = self.library.tokenizer
+        tokens = {kind: getattr(self.library, f"{kind}_token", None) for kind in ("image", "video")}
         self.media_tokens = {kind: str(token) for kind, token in tokens.items() if token}
         if "image" not in self.media_tokens:
             raise ModelError(f"{folder}: the processor of this model names no image token")
-        self._template = getattr(self._processor, "chat_template", None) or self.tokenizer.chat_template
+        self._template = getattr(self.library, "chat_template", None) or self.tokenizer.chat_template
         if not self._template:
             raise ModelError(f"{folder}: the checkpoint has no chat template")
 
@@ -48,7 +64,7 @@ class LibraryProcessor:
         """What the library itself gives its model for a rendered prompt, `input_ids` among it."""
         bos = self.tokenizer.bos_token
         is_begun = bos is not None and text.startswith(bos)
-        found = copy.copy(self._processor)(
+        found = copy.copy(self.library)(
             images=[list(pictures)] if pictures else None,
             text=[text],
             return_tensors="pt",
@@ -56,22 +72,26 @@ class LibraryProcessor:
         )
         return dict(found)
 
-    def images(self, pictures: Sequence[Image.Image]) -> tuple[Inputs, list[str]]:
-        """All pictures of one request -> what the image processor made of them, and each one's placeholder text."""
-        recorder = copy.copy(self._processor)
-        recorder(images=[list(pictures)], text=self.media_tokens["image"] * len(pictures), return_tensors="pt")
-        return recorder.recorded, recorder.replacements
+    def images(self, pictures: Sequence[Image.Image]) -> list[Piece]:
+        """One piece for each picture of a request. They go together: some models see one picture closer than two."""
+        if not pictures:
+            return []
+        token = self.media_tokens["image"]
+        recorder = copy.copy(self.library)
+        recorder(images=[list(pictures)], text=token * len(pictures), return_tensors="pt")
+        parts = split_inputs(recorder.recorded, len(pictures))
+        return [Piece(text, token, part) for text, part in zip(recorder.replacements, parts, strict=True)]
 
 
 def split_inputs(inputs: Inputs, count: int) -> list[dict[str, Tensor]]:
     """What belongs to each of `count` pictures.
 
     Entries of `count` rows have one for each picture, those of all patches' rows as many as the picture has patches,
-    and others (the number of pictures of the request) hold for all. Raises ModelError for an entry that is neither.
+    and others (the number of pictures of the request) hold for all. Raises ValueError for an entry that is neither.
     """
     if count == 1:
         return [dict(inputs)]
-    num_rows = _patch_counts(inputs, count)
+    num_rows = _patch_counts(inputs)
     split: list[dict[str, Tensor]] = [{} for _ in range(count)]
     for name, value in inputs.items():
         if len(value) == count:
@@ -81,13 +101,13 @@ def split_inputs(inputs: Inputs, count: int) -> list[dict[str, Tensor]]:
         elif len(value) == 1:
             parts = [value] * count
         else:
-            raise ModelError(f"{name} of {len(value)} rows cannot be divided among {count} pictures")
+            raise ValueError(f"{name} of {len(value)} rows cannot be divided among {count} pictures")
         for part, own in zip(parts, split, strict=True):
             own[name] = part
     return split
 
 
-def _patch_counts(inputs: Inputs, count: int) -> list[int] | None:
+def _patch_counts(inputs: Inputs) -> list[int] | None:
     if "num_patches" in inputs:
         return [int(number) for number in inputs["num_patches"]]
     grids = inputs.get("image_grid_thw")
@@ -107,10 +127,12 @@ def _load(folder: Path, config: Any) -> Any:
         }
         settings, _ = processor_class.get_processor_dict(folder, local_files_only=True)
         names = processor_class.get_attributes()
-        return _recording(processor_class).from_args_and_dict([parts[name] for name in names], settings)
+        library = _recording(processor_class).from_args_and_dict([parts[name] for name in names], settings)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{folder}: transformers' processor of this model cannot be used ({reason})") from error
+    library.tokenizer = _OneAtATime(library.tokenizer)
+    return library
 
 
 def _recording(processor_class: Any) -> Any:
@@ -133,3 +155,18 @@ def _recording(processor_class: Any) -> Any:
             return text
 
     return Recording
+
+
+class _OneAtATime:
+    """The library's fast tokenizers set their padding before each call and are not safe in two threads at once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with self._lock:
+            return self._tokenizer(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)

@@ -15,6 +15,7 @@ from workers.media.frames import frame_indices
 from workers.media.image import open_image
 from workers.media.tiling import choose_grid, count_tiles, write_tiles
 from workers.media.types import (
+    FramesOptions,
     ImageOptions,
     ImageViewsOptions,
     Layout,
@@ -66,6 +67,19 @@ def whole_picture(source: BinaryIO, options: PictureOptions, allocate: Allocate)
     return Layout((1,), picture.width, picture.height)
 
 
+def whole_frames(source: BinaryIO, options: FramesOptions, allocate: Allocate) -> Layout:
+    """uint8 [T, H, W, 3]: the sampled frames, each once, however often a short clip repeats one."""
+    clip = open_clip(source)
+    indices = sorted(set(sample(clip.frame_count, clip.average_fps, options)))
+    with translated_errors():
+        for position, frame in enumerate(clip.read(indices)):
+            if position == 0:
+                height, width = frame.shape[:2]
+                frames = allocate((len(indices), height, width, 3), np.uint8)
+            frames[position] = frame
+    return Layout((1,) * len(indices), width, height, tuple(index / clip.average_fps for index in indices))
+
+
 def image_views(source: BinaryIO, options: ImageViewsOptions, allocate: Allocate) -> Layout:
     """float32 [N, 1, S, S, 3] of 0..255: the views of a picture, each a clip of one frame."""
     picture = open_image(source, options.exif_transpose)
@@ -94,7 +108,7 @@ def video_views(source: BinaryIO, options: VideoViewsOptions, allocate: Allocate
     return Layout((len(views),), width, height, tuple(index / clip.average_fps for index in indices))
 
 
-def sample(frame_count: int, average_fps: float, options: VideoOptions) -> list[int]:
+def sample(frame_count: int, average_fps: float, options: VideoOptions | FramesOptions) -> list[int]:
     """Indices of the frames that `options` ask for. Raises MediaError where their part of the clip is empty."""
     num_frames = min(options.num_frames, MAX_FRAMES)
     try:
@@ -108,6 +122,7 @@ TRANSFORMS: dict[type, Transform] = {
     ImageOptions: image_tiles,
     VideoOptions: video_tiles,
     PictureOptions: whole_picture,
+    FramesOptions: whole_frames,
     ImageViewsOptions: image_views,
     VideoViewsOptions: video_views,
 }

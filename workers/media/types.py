@@ -52,6 +52,16 @@ class PictureOptions:
 
 
 @dataclass(frozen=True)
+class FramesOptions:
+    """Whole frames of a clip as they are, chosen as `VideoOptions` says."""
+
+    num_frames: int
+    fps: float | None = None
+    start_s: float | None = None
+    end_s: float | None = None
+
+
+@dataclass(frozen=True)
 class ViewCut:
     """How InternVideo2-Chat cuts a picture into squares of `image_size`: views.
 
@@ -84,7 +94,7 @@ class VideoViewsOptions:
     frames: VideoOptions
 
 
-MediaOptions = ImageOptions | VideoOptions | PictureOptions | ImageViewsOptions | VideoViewsOptions
+MediaOptions = ImageOptions | VideoOptions | PictureOptions | FramesOptions | ImageViewsOptions | VideoViewsOptions
 
 
 @dataclass(frozen=True)

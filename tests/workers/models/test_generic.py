@@ -1,4 +1,8 @@
-"""Models of transformers' own classes through our engine, held to the library's `generate` on the same requests."""
+"""Models of transformers' own classes through our engine, held to the library's `generate` on the same requests.
+
+Pictures are prepared by the library's processors on both sides. Its video processors need torchvision, so clips are
+prepared here by their formulas, on frames of a size that needs no scaling.
+"""
 
 import asyncio
 import hashlib
@@ -11,7 +15,7 @@ import torch
 from PIL import Image as Pictures
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
-from schemas.jobs import ChatJob, ImagePart, Message, TextPart
+from schemas.jobs import ChatJob, ImagePart, Message, TextPart, VideoPart
 from schemas.sampling import SamplingParams
 from tests.fakes import library_checkpoints
 from workers.backends.open import build_engine
@@ -30,13 +34,17 @@ from workers.weights.load import load_model
 
 KINDS = ("internvl", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
 NUM_NEW = 8
-SIZES = {"wide": (60, 33), "tall": (29, 75), "small": (40, 40)}
+SIZES = {"wide": (60, 33), "tall": (29, 75)}
+NUM_FRAMES, SECONDS_BETWEEN = 3, 0.5
+FRAME_SIDE = library_checkpoints.SIDE
 REQUESTS: dict[str, tuple[str, ...]] = {
     "text": ("Tell me of the sea.",),
     "one": ("wide", "What is in this picture?"),
     "two": ("Compare", "wide", "with", "tall", "please."),
     "again": ("wide", "What is in this picture, and where?"),
     "long": ("tall", "word " * 60),
+    "clip": ("Before it,", "CLIP", "what moves?"),
+    "both": ("CLIP", "like", "wide", "?"),
 }
 
 
@@ -61,6 +69,16 @@ class Media:
 
     async def image(self, url, options, param, tenant=""):
         return PreparedMedia(picture(url)[None], (1,), hashlib.sha256(url.encode()).digest(), *SIZES[url])
+
+    async def video(self, url, options, param, tenant=""):
+        times = tuple(SECONDS_BETWEEN * index for index in range(NUM_FRAMES))
+        return PreparedMedia(clip(), (1,) * NUM_FRAMES, b"clip", FRAME_SIDE, FRAME_SIDE, times)
+
+
+@cache
+def clip() -> np.ndarray:
+    """uint8 [T, S, S, 3]."""
+    return np.random.default_rng(5).integers(0, 255, (NUM_FRAMES, FRAME_SIDE, FRAME_SIDE, 3), dtype=np.uint8)
 
 
 @cache
@@ -87,11 +105,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Served]:
 
 
 def _generate(served: Served, name: str) -> tuple[list[int], torch.Tensor]:
-    parts = REQUESTS[name]
-    content = [{"type": "image"} if part in SIZES else {"type": "text", "text": part} for part in parts]
-    processor = served.family.processor
-    text = processor.apply_template([{"role": "user", "content": content}], add_generation_prompt=True)
-    inputs = processor.reference_inputs(text, [Pictures.fromarray(picture(part)) for part in parts if part in SIZES])
+    inputs = _library_inputs(served, REQUESTS[name])
     result = served.library.generate(
         **inputs, max_new_tokens=NUM_NEW, do_sample=False, output_logits=True, return_dict_in_generate=True
     )
@@ -99,11 +113,59 @@ def _generate(served: Served, name: str) -> tuple[list[int], torch.Tensor]:
     return ids, torch.cat(result.logits).log_softmax(-1)
 
 
+def _library_inputs(served: Served, parts: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """By the library's own processor; clips, and what of their placeholders it would write, by hand."""
+    kinds = {"CLIP": "video", **dict.fromkeys(SIZES, "image")}
+    content = [{"type": kinds[part]} if part in kinds else {"type": "text", "text": part} for part in parts]
+    processor = served.family.processor
+    text = processor.apply_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    pictures = [Pictures.fromarray(picture(part)) for part in parts if part in SIZES]
+    if "CLIP" not in parts:
+        return processor.reference_inputs(text, pictures)
+    clip_text, clip_inputs = library_clip(processor.model_type)
+    video_token, image_token = (processor.media_tokens[kind] for kind in ("video", "image"))
+    pieces = processor.images(pictures)
+    before, after = text.split(video_token)
+    for piece in pieces:
+        after = after.replace(image_token, piece.text.replace(image_token, "\0"), 1)
+    text = before + clip_text + after.replace("\0", image_token)
+    inputs = {"input_ids": processor.tokenizer(text, return_tensors="pt")["input_ids"], **clip_inputs}
+    for piece in pieces:
+        for key, value in piece.inputs.items():
+            if key != "num_patches":
+                inputs[key] = torch.cat([inputs[key], value]) if key in inputs else value
+    if processor.model_type.startswith("qwen"):
+        image_id, video_id = (processor.tokenizer.convert_tokens_to_ids(t) for t in (image_token, video_token))
+        ids = inputs["input_ids"]
+        inputs["mm_token_type_ids"] = (ids == image_id).int() + 2 * (ids == video_id).int()
+    return inputs
+
+
+def library_clip(model_type: str) -> tuple[str, dict[str, torch.Tensor]]:
+    """What stands for the clip in a prompt, and what the model is given."""
+    mean, std = (torch.tensor(library_checkpoints.PIXELS[key]) for key in ("image_mean", "image_std"))
+    frames = ((torch.from_numpy(clip()) / 255 - mean) / std).permute(0, 3, 1, 2)
+    if model_type == "internvl":
+        lines = (f"Frame{number}: <img>{'<IMG_CONTEXT>' * 4}</img>" for number in range(1, NUM_FRAMES + 1))
+        return "\n".join(lines), {"pixel_values": frames}
+    if model_type == "llava_onevision":
+        return "<video>" * (NUM_FRAMES * 4 + 1), {"pixel_values_videos": frames[None]}
+    filled = torch.cat([frames, frames[-1:]])
+    patches = filled.reshape(1, 2, 2, 3, 2, 2, 7, 2, 2, 7).permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).reshape(32, -1)
+    inputs = {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([[2, 4, 4]])}
+    if model_type == "qwen2_5_vl":
+        inputs["second_per_grid_ts"] = torch.tensor([2 * SECONDS_BETWEEN])
+    return "<|video_pad|>" * 8, inputs
+
+
+def part_of(text: str, param: str) -> ImagePart | VideoPart | TextPart:
+    if text in SIZES:
+        return ImagePart(text, param)
+    return VideoPart("clip", param) if text == "CLIP" else TextPart(text)
+
+
 def prepare(served: Served, name: str) -> Prepared:
-    parts = tuple(
-        ImagePart(part, f"messages.0.content.{index}") if part in SIZES else TextPart(part)
-        for index, part in enumerate(REQUESTS[name])
-    )
+    parts = tuple(part_of(text, f"messages.0.content.{index}") for index, text in enumerate(REQUESTS[name]))
     job = ChatJob(job_id=name, model="m", messages=(Message("user", parts),), sampling=SamplingParams(seed=0))
     return asyncio.run(Preparer(served.family, Media(), 4096, 64).prepare(job))
 
@@ -161,7 +223,7 @@ def run(core: Engine, served: Served, names: tuple[str, ...]) -> tuple[dict[str,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["text", "one", "two", "long"])
+@pytest.mark.parametrize("name", ["text", "one", "two", "long", "clip", "both"])
 def test_a_request_alone_gives_what_the_library_generates(checkpoints, kind: str, name: str) -> None:
     run(engine(checkpoints[kind]), checkpoints[kind], (name,))
 
@@ -175,7 +237,7 @@ def test_pictures_change_the_answer(checkpoints, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_mixed_batch_in_chunks_gives_the_same(checkpoints, kind: str) -> None:
     core = engine(checkpoints[kind], max_num_batched_tokens=13, enable_prefix_cache=False)
-    run(core, checkpoints[kind], ("two", "text", "long", "one"))
+    run(core, checkpoints[kind], ("two", "text", "clip", "long", "one"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
