@@ -8,7 +8,7 @@ from workers.models.base import ModelError
 
 DEMO = "demo"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt"]
+_WANTED = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.txt", "*.jinja"]
 
 
 def resolve_checkpoint(spec: str) -> Path:
