@@ -116,8 +116,6 @@ def test_documented_parameters_are_accepted(parameters: dict[str, Any]) -> None:
         ({"metadata": {"a": 1}}, "metadata.a", "invalid_type"),
         ({"mm_processor_kwargs": {"max_dynamic_patch": 0}}, "mm_processor_kwargs.max_dynamic_patch", "invalid_value"),
         ({"mm_processor_kwargs": {"use_thumbnail": 1}}, "mm_processor_kwargs.use_thumbnail", "invalid_type"),
-        ({"mm_processor_kwargs": {"fix_ratio": [2, "1"]}}, "mm_processor_kwargs.fix_ratio", "invalid_type"),
-        ({"mm_processor_kwargs": {"fix_ratio": [1] * 17}}, "mm_processor_kwargs.fix_ratio", "invalid_value"),
         ({"media_io_kwargs": {"audio": {}}}, "media_io_kwargs.audio", "unknown_parameter"),
         ({"media_io_kwargs": {"video": {"fps": 0}}}, "media_io_kwargs.video.fps", "invalid_value"),
         ({"media_io_kwargs": {"video": {"backend": "x"}}}, "media_io_kwargs.video.backend", "unknown_parameter"),
