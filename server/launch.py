@@ -20,7 +20,7 @@ from server.transport.zeromq import ZeroMQQueue
 
 log = logging.getLogger(__name__)
 
-WORKER_DRAIN_S = 2.0
+WORKER_DRAIN_S = 10.0
 """How long workers get to leave once no request runs any more; their last events are out by then."""
 
 

@@ -42,6 +42,7 @@ class Answer:
     ttft_s: float
     gaps_s: tuple[float, ...]
     error: str | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +88,21 @@ def request_body(load: Load, number: int) -> bytes:
     """The JSON of the number-th request; its pictures are noise on a gradient, seeded by the number."""
     content: list[dict[str, Any]] = [{"type": "text", "text": f"{number} Describe the picture in detail please."}]
     if load.picture is not None:
-        urls = [_picture_url(load.picture, number * 100 + i) for i in range(load.pictures_per_request)]
+        urls = [picture_url(load.picture, number * 100 + i) for i in range(load.pictures_per_request)]
         content = [{"type": "image_url", "image_url": {"url": url}} for url in urls] + content
+    return chat_body([{"role": "user", "content": content}], load.model, load.max_tokens, load.extra)
+
+
+def chat_body(messages: Sequence[dict[str, Any]], model: str, max_tokens: int, extra: dict[str, Any]) -> bytes:
+    """The JSON of a greedy, streamed request."""
     body = {
-        "model": load.model,
-        "messages": [{"role": "user", "content": content}],
-        "max_tokens": load.max_tokens,
+        "model": model,
+        "messages": messages,
+        "max_tokens": max_tokens,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
-        **load.extra,
+        **extra,
     }
     return json.dumps(body).encode()
 
@@ -105,7 +111,8 @@ async def ask(client: httpx.AsyncClient, body: bytes) -> Answer:
     """Send one streamed request and read it to its end."""
     start = time.perf_counter()
     stamps: list[float] = []
-    text, usage = "", {"completion_tokens": 0, "prompt_tokens": 0}
+    text = ""
+    usage: dict[str, Any] = {"completion_tokens": 0, "prompt_tokens": 0}
     headers = {"content-type": "application/json"}
     async with client.stream("POST", "/chat/completions", content=body, headers=headers) as reply:
         if reply.status_code != 200:
@@ -124,7 +131,8 @@ async def ask(client: httpx.AsyncClient, body: bytes) -> Answer:
                 text += piece
     gaps = tuple(later - sooner for sooner, later in zip(stamps, stamps[1:], strict=False))
     first = stamps[0] - start if stamps else 0.0
-    return Answer(text, usage["completion_tokens"], usage["prompt_tokens"], first, gaps)
+    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+    return Answer(text, usage["completion_tokens"], usage["prompt_tokens"], first, gaps, cached_tokens=cached)
 
 
 def summarise(num_clients: int, answers: Sequence[Answer], wall_s: float) -> Report:
@@ -154,7 +162,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ranked[min(len(ranked) - 1, int(len(ranked) * percent / 100))]
 
 
-def _picture_url(size: tuple[int, int], seed: int) -> str:
+def picture_url(size: tuple[int, int], seed: int) -> str:
     """A JPEG that compresses like a photograph. Raises ImportError where Pillow is not installed."""
     from PIL import Image
 
