@@ -115,13 +115,13 @@ def _patch_counts(inputs: Inputs) -> list[int] | None:
 
 
 def _load(folder: Path, config: Any) -> Any:
-    from transformers import AutoImageProcessor, AutoTokenizer
+    from transformers import AutoTokenizer
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
     try:
         processor_class: Any = PROCESSOR_MAPPING[type(config)]
         parts = {
-            "image_processor": AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True),
+            "image_processor": _image_processor_class(folder).from_pretrained(folder, local_files_only=True),
             "tokenizer": AutoTokenizer.from_pretrained(folder, local_files_only=True),
             "video_processor": None,
         }
@@ -133,6 +133,19 @@ def _load(folder: Path, config: Any) -> Any:
         raise ModelError(f"{folder}: transformers' processor of this model cannot be used ({reason})") from error
     library.tokenizer = _OneAtATime(library.tokenizer)
     return library
+
+
+def _image_processor_class(folder: Path) -> Any:
+    """The Pillow-backed class of what the checkpoint names. Not by AutoImageProcessor: that one asks for torchvision up
+    to some release of the library, whichever class is wanted. Raises KeyError where there is none."""
+    from transformers.models.auto import image_processing_auto as auto
+
+    name = auto.get_image_processor_config(folder, local_files_only=True)["image_processor_type"]
+    base = name.removesuffix("Fast").removesuffix("Pil")
+    found = auto.get_image_processor_class_from_name(base + "Pil")
+    if found is None:
+        raise KeyError(f"{name} has no variant on Pillow")
+    return found
 
 
 def _recording(processor_class: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from workers.models.base import ModelError
+from workers.models.config import Config
 from workers.models.generic import GenericModel
 from workers.weights.files import CheckpointFiles
 
@@ -44,3 +45,15 @@ def _random(folder: Path, dtype: torch.dtype) -> Any:
         return AutoModelForImageTextToText.from_config(
             AutoConfig.from_pretrained(folder, local_files_only=True), dtype=dtype
         )
+
+
+def shell_of_generic(config: Config, dtype: torch.dtype) -> GenericModel:
+    """The model of a config without storage, on the meta device. Raises ModelError."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**config), dtype=dtype)
+    except (ValueError, KeyError, TypeError, RuntimeError, ImportError) as error:
+        raise ModelError(f"config.json: transformers cannot read it ({' '.join(str(error).split())[:300]})") from error
+    return GenericModel(model, Path())

@@ -10,7 +10,7 @@ from workers.models.base import ModelError, VisionLanguageModel
 from workers.models.config import Config
 from workers.models.registry import build_model, is_generic, read_model_config
 from workers.weights.files import CheckpointFiles
-from workers.weights.generic import load_generic
+from workers.weights.generic import load_generic, shell_of_generic
 from workers.weights.rules import rules_for
 from workers.weights.sources import CheckpointSource, DummySource, MetaSource
 
@@ -43,7 +43,10 @@ def load_model(
     if load_format == "dummy":
         return build_model(config, DummySource(device, resolved))
     with CheckpointFiles(folder) as files:
-        source = CheckpointSource(files, rules_for(config), device, resolved)
+        rules = rules_for(config)
+        if rules.check is not None:
+            rules.check(config, rules, files)
+        source = CheckpointSource(files, rules, device, resolved)
         model = build_model(config, source)
         source.finish()
     return model
@@ -51,6 +54,10 @@ def load_model(
 
 def measure_model(config: Config, dtype: torch.dtype) -> ModelSize:
     """Parameter count and bytes of a config's model, built on the meta device."""
+    if is_generic(config):
+        shell = shell_of_generic(config, dtype)
+        count = sum(parameter.numel() for parameter in shell.library_model.parameters())
+        return ModelSize(count, count * dtype.itemsize, shell.kv_spec.bytes_per_token(dtype))
     source = MetaSource(dtype)
     model = build_model(config, source)
     weight_bytes = source.num_parameters * dtype.itemsize
