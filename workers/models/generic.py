@@ -56,11 +56,12 @@ class GenericModel:
 
     def encode_inputs(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """What a processor made of one picture or clip -> [tokens, H] on the model's device."""
-        kind = "video" if "pixel_values_videos" in inputs else "image"
-        function = getattr(self._inner, f"get_{kind}_features")
-        known = inspect.signature(function).parameters
-        on_device = {name: value.to(self.device) for name, value in inputs.items() if name in known}
-        found = function(**on_device).pooler_output
+        pixels, function = "pixel_values", self._inner.get_image_features
+        if "pixel_values_videos" in inputs:
+            pixels, function = "pixel_values_videos", self._inner.get_video_features
+        known = set(inspect.signature(function).parameters) - {pixels}
+        rest = {name: value.to(self.device) for name, value in inputs.items() if name in known}
+        found = function(inputs[pixels].to(self.device), **rest).pooler_output
         features = found if isinstance(found, Tensor) else torch.cat(list(found))
         return features.reshape(-1, self.hidden_size).to(self.dtype)
 
