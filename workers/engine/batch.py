@@ -69,7 +69,7 @@ class PageLayout(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class MediaRows:
-    """Rows [start, stop) are placeholders; their embeddings are rows [offset, ...) of the media item `key`."""
+    """Rows [start, stop) are placeholders; their embeddings are rows [offset, ...) of the encoding `key`."""
 
     start: int
     stop: int
@@ -173,7 +173,7 @@ def _media_rows(chunk: Chunk, row: int) -> list[MediaRows]:
     rows = []
     for span in chunk.seq.media_between(chunk.start, chunk.end):
         first, last = max(span.start, chunk.start), min(span.end, chunk.end)
-        rows.append(MediaRows(first + shift, last + shift, span.key, first - span.start))
+        rows.append(MediaRows(first + shift, last + shift, span.key, span.offset + first - span.start))
     return rows
 
 

@@ -33,7 +33,7 @@ def _block_hash(parent: bytes, seq: Sequence, start: int, end: int) -> bytes:
     media = seq.media_between(start, end)
     digest.update(_ints([len(media)]))
     for item in media:
-        digest.update(struct.pack("<qqq", start - item.start, item.length, len(item.key)))
+        digest.update(struct.pack("<qqqq", start - item.start, item.length, item.offset, len(item.key)))
         digest.update(item.key)
     digest.update(_ints(_rope_key(seq, start, end)))
     return digest.digest()

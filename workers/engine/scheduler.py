@@ -168,9 +168,8 @@ class Scheduler:
                 continue
             seq.num_computed_tokens = chunk.end
             self._block_manager.commit(seq)
-            for item in seq.media_between(chunk.start, chunk.end):
-                if item.end <= chunk.end:
-                    self._encoder_cache.release(item.key, seq.request_id)
+            for item in seq.media_passed(chunk.start, chunk.end):
+                self._encoder_cache.release(item.key, seq.request_id)
             if chunk.samples:
                 seq.token_ids.append(sampled[seq.request_id])
 
@@ -248,13 +247,14 @@ class Scheduler:
         return end
 
     def _encode(self, item: MediaInput, step: _Step) -> bool:
-        is_within_budget = item.length <= step.encode_budget or not step.encode
-        if not (step.is_encoding and is_within_budget and self._encoder_cache.can_add(item.length)):
+        length = item.encoded_length
+        is_within_budget = length <= step.encode_budget or not step.encode
+        if not (step.is_encoding and is_within_budget and self._encoder_cache.can_add(length)):
             step.is_encoding = False
             return False
-        self._encoder_cache.add(item.key, item.length)
+        self._encoder_cache.add(item.key, length)
         step.encode.append(item)
-        step.encode_budget -= item.length
+        step.encode_budget -= length
         return True
 
     def _preempt(self, seq: Sequence, step: _Step) -> None:

@@ -32,16 +32,25 @@ class MediaInput:
 
     key: content digest, preprocessing options included; equal keys mean equal embeddings.
     tiles: what the vision tower takes; opaque here.
+    offset, num_encoded: where spans share one encoding (frames that are only encoded together): the first row of this
+        one in it, and how many rows it has. None: all its rows are this span's.
     """
 
     start: int
     length: int
     key: bytes
     tiles: Any = None
+    offset: int = 0
+    num_encoded: int | None = None
 
     @property
     def end(self) -> int:
         return self.start + self.length
+
+    @property
+    def encoded_length(self) -> int:
+        """Rows of the encoding that `key` names."""
+        return self.length if self.num_encoded is None else self.num_encoded
 
     def overlaps(self, start: int, end: int) -> bool:
         """Whether one of its placeholders is among the tokens [start, end)."""
@@ -77,7 +86,7 @@ class Sequence:
     num_computed_tokens: tokens whose keys and values are in the pool, from the front.
     num_cached_tokens: prompt tokens found in the prefix cache at the first admission (for usage).
 
-    Raises ValueError when the prompt is empty or longer than token_ids, or the media spans break their rule.
+    Raises ValueError when the prompt is empty or longer than token_ids, or the media spans break their rules.
     """
 
     request_id: str
@@ -105,6 +114,8 @@ class Sequence:
         for item in self.media:
             if item.length < 1 or item.start < end or item.end > self.num_prompt_tokens:
                 raise ValueError(f"media span [{item.start}, {item.end}) is empty, out of order or outside the prompt")
+            if item.offset < 0 or item.offset + item.length > item.encoded_length:
+                raise ValueError(f"media span [{item.start}, {item.end}) lies outside its encoding")
             end = item.end
 
     @property
@@ -147,3 +158,12 @@ class Sequence:
         if not self.media or start >= self.media[-1].end:  # decoding: the common case
             return []
         return [item for item in self.media if item.overlaps(start, end)]
+
+    def media_passed(self, start: int, end: int) -> list[MediaInput]:
+        """The media that end among the tokens [start, end), and whose encoding the next one does not share.
+
+        What lies between two frames of a clip is a few tokens: their encoding is held until the last of them.
+        """
+        passed = [item for item in self.media_between(start, end) if item.end <= end]
+        ahead = next((item for item in self.media if item.end > end), None) if passed else None
+        return [item for item in passed if ahead is None or item.key != ahead.key]

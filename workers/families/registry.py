@@ -16,6 +16,7 @@ _FAMILIES = {
     "InternVLChatModel": ("workers.families.internvl", "InternVLFamily"),
     "MonoInternVL": ("workers.families.internvl", "InternVLFamily"),
     "HoVLE": ("workers.families.internvl", "InternVLFamily"),
+    "PVCInternVLModel": ("workers.families.pvc", "PVCFamily"),
     "InternVideo2_VideoChat2": ("workers.families.internvideo2", "InternVideo2Family"),
 }
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})

@@ -116,7 +116,8 @@ def _media_inputs(prompt: PromptIds, media: Sequence[PreparedMedia], salt: bytes
     for span, own in zip_longest(prompt.spans, prompt.inputs):
         medium = media[span.media_index]
         if own is not None:
-            yield MediaInput(span.start, span.length, hashlib.sha256(salt + own.digest).digest(), own.data)
+            key = hashlib.sha256(salt + own.digest).digest()
+            yield MediaInput(span.start, span.length, key, own.data, own.offset, own.num_encoded)
             continue
         key = _span_key(salt, medium, span.tile_start, span.num_tiles)
         yield MediaInput(span.start, span.length, key, medium.tiles[span.tile_start : span.tile_start + span.num_tiles])

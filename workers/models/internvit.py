@@ -32,7 +32,14 @@ class VisionLayer:
 
     def __call__(self, x: Tensor) -> Tensor:
         """[N, P, C] -> [N, P, C]."""
-        x = torch.addcmul(x, self._attention(self._norm1(x)), self._scale1)
+        return self.feed_forward(self.attend(x))
+
+    def attend(self, x: Tensor) -> Tensor:
+        """The first half, [N, P, C] -> [N, P, C], a new tensor."""
+        return torch.addcmul(x, self._attention(self._norm1(x)), self._scale1)
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The second half, [N, P, C] -> [N, P, C]; writes over `x`."""
         branch = self._fc2(self._fc1.gelu(self._norm2(x)))
         return x.addcmul_(branch, self._scale2)
 
@@ -85,16 +92,20 @@ class VisionTower:
         self.spec = spec
         self._embedding = PatchEmbedding(spec.hidden_size, spec.image_size, spec.patch_size, weights, prefix)
         self._class_token = weights.take(f"{prefix}class_token", (1, 1, spec.hidden_size))
-        self._layers = [VisionLayer(spec, weights, f"{prefix}layers.{i}.") for i in range(spec.num_layers)]
+        self.layers = [VisionLayer(spec, weights, f"{prefix}layers.{i}.") for i in range(spec.num_layers)]
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [N, H, W, 3] -> [N, 1 + H/14 * W/14, C], the last block's output."""
-        patches = self._embedding(pixels)
-        class_token = self._class_token + self._embedding.class_position
-        x = torch.cat((class_token.expand(len(patches), -1, -1), patches), dim=1)
-        for layer in self._layers:
+        x = self.embed(pixels)
+        for layer in self.layers:
             x = layer(x)
         return x
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [N, H, W, 3] -> [N, 1 + H/14 * W/14, C], what the first block takes."""
+        patches = self._embedding(pixels)
+        class_token = self._class_token + self._embedding.class_position
+        return torch.cat((class_token.expand(len(patches), -1, -1), patches), dim=1)
 
 
 def resize_positions(table: Tensor, rows: int, columns: int) -> Tensor:

@@ -13,12 +13,13 @@ _ARCHITECTURES = {
     "InternVideo2_VideoChat2": ("workers.models.internvideo2", "InternVideo2"),
     "MonoInternVL": ("workers.models.mono_internvl", "MonoInternVL"),
     "HoVLE": ("workers.models.hovle", "HoVLE"),
+    "PVCInternVLModel": ("workers.models.pvc", "PVC"),
 }
 # architecture -> (module, function that adds the configs which the checkpoint keeps in files of their own)
 _COMPANIONS = {
     "InternVideo2_VideoChat2": ("workers.models.internvideo2_config", "with_companions"),
 }
-_MODEL_TYPES = {"internvl_chat": "InternVLChatModel"}
+_MODEL_TYPES = {"internvl_chat": "InternVLChatModel", "pvc_internvl": "PVCInternVLModel"}
 
 
 def resolve_architecture(config: Config) -> str:

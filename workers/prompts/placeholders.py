@@ -25,11 +25,13 @@ class MediaSpan:
 class SpanInput:
     """What the vision tower takes for one span, where that is not a slice of the medium's tiles.
 
-    digest: equal digests mean equal embeddings.
+    digest: equal digests mean equal embeddings. offset, num_encoded: see `MediaInput`.
     """
 
     data: Any
     digest: bytes
+    offset: int = 0
+    num_encoded: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from workers.models.config import Config, DecoderSpec
 from workers.models.internvl import parse_internvl
 from workers.models.mono_internvl import parse_mono_internvl
 from workers.models.registry import resolve_architecture
+from workers.weights.files import CheckpointFiles
 from workers.weights.lora import Lora
 
 Names = Mapping[str, tuple[str, ...]]
@@ -93,7 +94,7 @@ INTERNVIT: Names = {
     "layers.{}.scale1": ("encoder.layers.{}.ls1",),
     "layers.{}.scale2": ("encoder.layers.{}.ls2",),
 }
-_PROJECTOR: Names = {
+PROJECTOR: Names = {
     f"{ours}.{kind}": (f"{number}.{kind}",)
     for number, ours in ((0, "norm"), (1, "fc1"), (3, "fc2"))
     for kind in ("weight", "bias")
@@ -122,6 +123,8 @@ class Rules:
     """Buffers that older tools wrote beside the weights."""
     lora: Lora | None = None
     """Adapters that are to be merged into the weights."""
+    check: "Callable[[Config, Rules, CheckpointFiles], None] | None" = None
+    """Looks at the names and shapes in the files before anything is read. Raises ModelError."""
 
 
 def rules_for(config: Config) -> Rules:
@@ -160,7 +163,7 @@ def _internvl(config: Config) -> Rules:
     return Rules(
         names={
             **scoped("vision.", "vision_model.", INTERNVIT),
-            **scoped("projector.", "mlp1.", _PROJECTOR),
+            **scoped("projector.", "mlp1.", PROJECTOR),
             **scoped("decoder.", "language_model.", DECODERS[spec.decoder.architecture]),
         },
         reorder=decoder_reorder(spec.decoder, "decoder."),
@@ -175,7 +178,7 @@ def _mono_internvl(config: Config) -> Rules:
     return Rules(
         names={
             **scoped("patches.", "vision_model.embeddings.", PATCHES),
-            **scoped("projector.", "mlp1.", _PROJECTOR),
+            **scoped("projector.", "mlp1.", PROJECTOR),
             **scoped("decoder.", "language_model.", DECODERS[spec.decoder.architecture]),
         },
         reorder=decoder_reorder(spec.decoder, "decoder."),
@@ -189,5 +192,6 @@ _FAMILIES: Mapping[str, Callable[[Config], Rules]] = {
 }
 _OWN_MODULES = {
     "HoVLE": ("workers.weights.hovle", "hovle_rules"),
+    "PVCInternVLModel": ("workers.weights.pvc", "pvc_rules"),
     "InternVideo2_VideoChat2": ("workers.weights.internvideo2", "internvideo2_rules"),
 }

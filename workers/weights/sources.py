@@ -28,21 +28,18 @@ class CheckpointSource:
 
     def take(self, name: str, shape: Sequence[int], parts: Sequence[int] = ()) -> Tensor:
         """See `WeightSource`. A tensor stored with other dimensions of equal row size (a convolution) is flattened."""
-        template, number = _split_layer_number(name)
-        published = [other.replace("{}", number) for other in self._rules.names[template]]
-        heights = [shape[0]] if len(published) == 1 else list(parts)
+        published, heights = _stored_as(self._rules, name, shape, parts)
         out = torch.empty(tuple(shape), dtype=self.dtype, device=self.device)
         for other, block in zip(published, torch.split(out, heights), strict=True):
             self._check(other, block.shape)
             tensor = self._merge(other, self._read(other)).reshape(block.shape)
-            reorder = self._rules.reorder.get(template)
+            reorder = self._rules.reorder.get(_split_layer_number(name)[0])
             block.copy_(reorder(tensor) if reorder else tensor)
         return out
 
     def num_rows(self, name: str, default: int) -> int:
         """See `WeightSource`."""
-        template, number = _split_layer_number(name)
-        published = [other.replace("{}", number) for other in self._rules.names[template]]
+        published, _ = _stored_as(self._rules, name, (default,), ())
         if not self._has(published):  # `take` will say so
             return default
         return sum(self._files.shape(other)[0] for other in published)
@@ -61,7 +58,7 @@ class CheckpointSource:
         if name not in self._files.names:
             raise ModelError(f"tensor {name} is missing from the checkpoint")
         found = self._files.shape(name)
-        if found[:1] != tuple(expected)[:1] or math.prod(found) != math.prod(expected):
+        if not fits(found, expected):
             raise ModelError(
                 f"{self._files.shard_of(name)}: tensor {name} has shape {list(found)}, expected {list(expected)}"
             )
@@ -136,6 +133,33 @@ class MetaSource:
     def num_rows(self, name: str, default: int) -> int:
         """There is no checkpoint to ask."""
         return default
+
+
+class ListingSource(MetaSource):
+    """Tensors without storage, listed by the names and shapes under which a checkpoint has them."""
+
+    def __init__(self, rules: Rules, dtype: torch.dtype) -> None:
+        super().__init__(dtype)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._rules = rules
+
+    def take(self, name: str, shape: Sequence[int], parts: Sequence[int] = ()) -> Tensor:
+        """An empty tensor on the meta device."""
+        published, heights = _stored_as(self._rules, name, shape, parts)
+        self.shapes.update({other: (rows, *shape[1:]) for other, rows in zip(published, heights, strict=True)})
+        return super().take(name, shape, parts)
+
+
+def fits(found: Sequence[int], expected: Sequence[int]) -> bool:
+    """Whether a stored shape is the expected one, or differs only in how it divides a row (a convolution's)."""
+    return tuple(found)[:1] == tuple(expected)[:1] and math.prod(found) == math.prod(expected)
+
+
+def _stored_as(rules: Rules, name: str, shape: Sequence[int], parts: Sequence[int]) -> tuple[list[str], list[int]]:
+    """The published tensors whose rows make up ours, and how many rows each has."""
+    template, number = _split_layer_number(name)
+    published = [other.replace("{}", number) for other in rules.names[template]]
+    return published, [shape[0]] if len(published) == 1 else list(parts)
 
 
 def _split_layer_number(name: str) -> tuple[str, str]:
