@@ -83,7 +83,7 @@ def compare(setting: Setting, their: Report, our: Report) -> Sequence[object]:
 def measure_ours(folder: Path, setting: Setting, num_requests: int) -> list[Report]:
     write_checkpoint(folder, 768, 10, 384, 8, 224, setting.max_tiles)
     with serve([f"ours={folder}", "--load-format", "dummy", "--dtype", setting.dtype]) as daemon:
-        return run_loads(daemon.base_url, "ours", setting, num_requests)
+        return run_loads(daemon.base_url, "ours", setting, num_requests, {"ignore_eos": True})
 
 
 def measure_peer(venv: Path, folder: Path, setting: Setting, num_requests: int) -> list[Report]:
@@ -91,14 +91,14 @@ def measure_peer(venv: Path, folder: Path, setting: Setting, num_requests: int) 
     checkpoint = folder / "theirs"
     subprocess.run([venv / "bin" / "python", script, checkpoint, "--tiles", str(setting.max_tiles)], check=True)
     with serve_peer(venv, checkpoint, setting.dtype) as url:
-        return run_loads(url, str(checkpoint), setting, num_requests)
+        return run_loads(url, str(checkpoint), setting, num_requests, {})
 
 
-def run_loads(url: str, model: str, setting: Setting, num_requests: int) -> list[Report]:
-    """With one client, then with many; a short warm-up before."""
+def run_loads(url: str, model: str, setting: Setting, num_requests: int, extra: dict[str, bool]) -> list[Report]:
+    """With one client, then with many; a short warm-up before. The peer's checkpoint has no end token to ignore."""
 
     def load(clients: int, requests: int) -> Load:
-        return Load(url, model, clients, requests, TOKENS, PICTURES[setting.tiles], extra={"ignore_eos": True})
+        return Load(url, model, clients, requests, TOKENS, PICTURES[setting.tiles], extra=extra)
 
     asyncio.run(run_load(load(1, 1)))
     one, many = CLIENTS
