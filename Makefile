@@ -1,7 +1,7 @@
 # make install [VENV=.venv]          what the daemon and its tests need, in a virtual environment
 # make serve [PORT=8000] [MODEL=...] the daemon in the foreground; no MODEL: the built-in demo model
 # make test | lint | clean
-# make goldens GOLDENS=DIR           the lean reference files of tests/goldens anew, from a full set
+# make goldens GOLDENS=DIR           the tests against reference results, with a full set in place of the lean copy
 #
 # Another package index (for example torch's own, with smaller CPU builds) is chosen as pip has it:
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make install
@@ -50,8 +50,9 @@ lint: install
 	$(BIN)/mypy -p schemas -p server -p workers.engine
 
 goldens: install
-	@test -n "$(GOLDENS)" || { echo "make goldens GOLDENS=DIR: the folder with the full set" >&2; exit 2; }
-	$(BIN)/python tests/goldens/make_lean.py $(GOLDENS)
+	@test -d "$(GOLDENS)" || { echo "make goldens GOLDENS=DIR: the folder with the full set" >&2; exit 2; }
+	GLIMPSED_GOLDENS=$(abspath $(GOLDENS)) $(BIN)/python -m pytest tests/e2e/test_goldens.py tests/workers/models \
+		tests/workers/families tests/workers/media/test_tiling.py tests/workers/media/test_frames.py
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
