@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from workers.models.base import ModelError
 
 _GIB = 1 << 30
+_FULL_LENGTH_ON_CPU = 16
+"""Sequences of full length at a time that a CPU's pool is made for: every page is used sooner or later, for prefixes
+if for nothing else, so a larger pool would only look like a leak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ def size_engine(
     else:
         # On a CPU the pool is only touched as it fills, but it must not crowd out what else the machine does.
         budget = asked.kv_cache_bytes or (int(free_bytes * 0.85) if is_cuda else min(4 * _GIB, free_bytes // 4))
-        most_useful = max_num_seqs * -(-max_model_len // block_size)
+        full_length = max_num_seqs if is_cuda else min(max_num_seqs, _FULL_LENGTH_ON_CPU)
+        most_useful = full_length * -(-max_model_len // block_size)
         num_blocks = min(budget // (kv_token_bytes * block_size), most_useful)
     if num_blocks < 1:
         raise ModelError("the K/V cache has no room for a single block; give it more memory (--kv-cache-memory)")

@@ -27,12 +27,14 @@ def test_what_is_asked_for_is_given():
 
 def test_a_cpu_pool_takes_a_quarter_of_what_is_free_and_a_gpu_pool_most_of_it():
     most = Asked(max_num_seqs=10**6)
-    assert size(most, free=4 * GIB).num_blocks == GIB // (1024 * 16)
+    assert size(most, free=4 * GIB, positions=10**6).num_blocks == GIB // (1024 * 16)
     assert size(most, free=10 * GIB, is_cuda=True).num_blocks == int(10 * GIB * 0.85) // (1024 * 16)
 
 
 def test_no_more_blocks_than_all_seats_can_use():
     assert size(Asked(max_num_seqs=2), positions=64).num_blocks == 2 * 4
+    assert size(Asked(max_num_seqs=64), positions=64).num_blocks == 16 * 4
+    assert size(Asked(max_num_seqs=64), positions=64, is_cuda=True).num_blocks == 64 * 4
 
 
 def test_a_memory_budget_counts_in_bytes():
