@@ -12,7 +12,7 @@ from torch import Tensor
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.jobs import MediaOptions
-from workers.families.library_clips import clip_maker
+from workers.families.library_clips import ClipMaker
 from workers.families.library_processor import LibraryProcessor, Piece
 from workers.media.types import FramesOptions, PictureOptions, PreparedMedia
 from workers.models.base import ModelError
@@ -44,13 +44,14 @@ class GenericFamily:
         tokenizer: Tokenizer,
         grid_positions: GridPositions,
         stop_token_ids: frozenset[int],
+        make_clip: ClipMaker | None,
     ) -> None:
-        """Raises ModelError when the tokenizer does not know the processor's image token."""
+        """make_clip: None where clips are refused. Raises ModelError when the tokenizer lacks the image token."""
         self.processor = processor
         self.stop_token_ids = stop_token_ids
         self._tokenizer = tokenizer
         self._grid_positions = grid_positions
-        self._make_clip = clip_maker(processor)
+        self._make_clip = make_clip
         self._token_ids = {token: tokenizer.token_id(token) for token in processor.media_tokens.values()}
         token = processor.media_tokens["image"]
         if self._token_ids[token] is None:

@@ -5,6 +5,7 @@ kind) shows as different logits. So a checkpoint is served only if one prompt wi
 for token, the ids of the library's own processor, and nearly the logits of its own forward.
 """
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from schemas.errors import RequestError
 from schemas.jobs import MediaOptions
 from workers.attention.base import Step
 from workers.families.generic import GenericFamily
+from workers.families.library_clips import ClipMaker, Frames, clip_maker
 from workers.families.library_processor import LibraryProcessor
 from workers.media.types import PreparedMedia
 from workers.models.base import ModelError
@@ -30,13 +32,17 @@ _MOST_DIFFERENCE_HALF = 0.1
 _PICTURE_SIDE = 96
 _QUESTION = "What is this?"
 
+_log = logging.getLogger(__name__)
+
 
 def open_generic_family(tokenizer: Tokenizer, model: GenericModel) -> GenericFamily:
     """The family of a loaded model. Raises ModelError, one line, where it cannot be served faithfully."""
     library = model.library_model
     processor = LibraryProcessor(model.folder, library.config)
-    family = GenericFamily(processor, tokenizer, model.grid_positions, _stop_token_ids(library, processor))
+    stop_token_ids = _stop_token_ids(library, processor)
     pixels = np.random.default_rng(0).integers(0, 255, (1, _PICTURE_SIDE, _PICTURE_SIDE, 3), dtype=np.uint8)
+    make_clip = _proven_clip_maker(model, processor, pixels)
+    family = GenericFamily(processor, tokenizer, model.grid_positions, stop_token_ids, make_clip)
     medium = PreparedMedia(pixels, (1,), b"", _PICTURE_SIDE, _PICTURE_SIDE)
     for media in ([], [medium]):
         parts: list[Part] = [*(Image(index) for index in range(len(media))), Text(_QUESTION)]
@@ -47,6 +53,23 @@ def open_generic_family(tokenizer: Tokenizer, model: GenericModel) -> GenericFam
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"{type(library).__name__} cannot be served by the generic path ({reason})") from error
     return family
+
+
+@torch.inference_mode()
+def _proven_clip_maker(model: GenericModel, processor: LibraryProcessor, frame: Frames) -> ClipMaker | None:
+    """The model's way to see clips, where its tower gives as many rows as the prompt has places for them: releases of
+    the library differ in that."""
+    make_clip = clip_maker(processor)
+    if make_clip is None:
+        return None
+    try:
+        pieces = make_clip(processor, np.concatenate([frame, frame]), 1.0)
+        is_sound = all(len(model.encode_inputs(piece.inputs)) == piece.text.count(piece.token) for piece in pieces)
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError):
+        is_sound = False
+    if not is_sound:
+        _log.warning("%s: clips are refused, this transformers handles them in another way", model.folder)
+    return make_clip if is_sound else None
 
 
 @torch.inference_mode()

@@ -96,6 +96,18 @@ def test_media_are_asked_for_as_they_are(family: GenericFamily) -> None:
         family.video_options(MediaOptions(num_frames=513))
 
 
+def test_clips_are_refused_where_the_tower_gives_other_rows_than_the_prompt_has(folder, monkeypatch) -> None:
+    model = load_model(folder, CPU)
+    encode = model.encode_inputs
+
+    def short_for_clips(inputs):
+        return encode(inputs)[:-1] if "pixel_values_videos" in inputs else encode(inputs)
+
+    monkeypatch.setattr(model, "encode_inputs", short_for_clips)
+    with pytest.raises(RequestError, match="takes no videos"):
+        open_family(read_config(folder), load_tokenizer(folder), model).video_options(MediaOptions())
+
+
 def test_answers_end_where_the_checkpoint_says(family: GenericFamily, folder: Path) -> None:
     assert family.stop_token_ids == {load_tokenizer(folder).token_id("<|im_end|>")}
 
