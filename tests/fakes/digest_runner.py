@@ -18,7 +18,7 @@ def value_of(before: bytes, seq: Sequence, position: int, embeddings: dict[bytes
     content = b""
     for item in seq.media_between(position, position + 1):
         tiles = item.tiles if embeddings is None else embeddings[item.key]
-        content = tiles + (position - item.start).to_bytes(4)
+        content = tiles + (item.offset + position - item.start).to_bytes(4)
     regime = 0 if seq.rope_regime is None else seq.rope_regime(max(seq.num_prompt_tokens, position + 1))
     return hashlib.sha256(before + repr((position, seq.token_ids[position], content, regime)).encode()).digest()
 

@@ -41,5 +41,21 @@ def picture(start: int, length: int, content: bytes) -> MediaInput:
     return MediaInput(start, length, key=content + b"-key", tiles=content)
 
 
+def clip(start: int, num_frames: int, frame_length: int, content: bytes, gap: int = 1) -> tuple[MediaInput, ...]:
+    """Frames with `gap` tokens of text between them; they share one encoding."""
+    whole = num_frames * frame_length
+    return tuple(
+        MediaInput(
+            start + frame * (frame_length + gap),
+            frame_length,
+            key=content + b"-key",
+            tiles=content,
+            offset=frame * frame_length,
+            num_encoded=whole,
+        )
+        for frame in range(num_frames)
+    )
+
+
 def chunks_of(plan: StepPlan) -> list[tuple[str, int, int, bool]]:
     return [(chunk.seq.request_id, chunk.start, chunk.length, chunk.samples) for chunk in plan.chunks]

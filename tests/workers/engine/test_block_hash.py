@@ -61,6 +61,11 @@ def test_rows_of_a_picture_are_told_apart_by_offset() -> None:
     assert hashes(tokens, (MediaInput(0, 7, b"cat"),))[0] != hashes(tokens, (MediaInput(1, 7, b"cat"),))[0]
 
 
+def test_rows_of_a_shared_encoding_are_told_apart() -> None:
+    first, second = (hashes([9] * 4, (MediaInput(0, 4, b"film", offset=n, num_encoded=8),)) for n in (0, 4))
+    assert first != second
+
+
 def test_where_one_key_ends_and_the_next_begins_is_part_of_the_hash() -> None:
     tokens = [9] * 4
     spans = [((0, 2, b"ab"), (2, 2, b"c")), ((0, 2, b"a"), (2, 2, b"bc")), ((0, 1, b"ab"), (1, 3, b"c"))]

@@ -1,7 +1,7 @@
 """The scheduler with media and the prefix cache: what the tower runs, what is found again."""
 
 from tests.fakes.digest_runner import undisturbed_outputs
-from tests.fakes.prompts import chunks_of, picture, prompt
+from tests.fakes.prompts import chunks_of, clip, picture, prompt
 from tests.fakes.scheduling_rig import Rig
 from workers.engine.sequence import Sequence
 
@@ -115,3 +115,43 @@ def test_cache_of_one_picture_serves_a_prompt_that_alternates_two() -> None:
     rig.run()
     assert seq.output_ids == expected
     assert rig.runner.encoded == [name + b"-key" for name in names]
+
+
+def test_a_clip_is_encoded_whole_and_once_however_its_frames_are_cut() -> None:
+    rig = Rig(prefill_chunk=3, encoder_tokens=16)
+    seq = rig.add(prompt("a", 30, media=clip(2, 4, 4, b"film")))
+    expected = undisturbed_outputs(seq)
+    rig.add(prompt("b", 20, media=(picture(3, 5, b"cat"),)))
+    rig.run()
+    assert seq.output_ids == expected
+    assert rig.runner.encoded == [b"film-key", b"cat-key"]  # which does not fit beside it, and waits
+
+
+def test_a_clip_counts_with_all_its_frames() -> None:
+    rig = Rig(max_encode_tokens=15)
+    rig.add(prompt("a", 40, media=(picture(1, 4, b"cat"), *clip(6, 3, 4, b"film"))))
+    plan = rig.step()
+    assert [item.tiles for item in plan.encode] == [b"cat"] and chunks_of(plan) == [("a", 0, 6, False)]
+    assert [item.tiles for item in rig.step().encode] == [b"film"]
+    rig.run()
+    assert rig.runner.encoded == [b"cat-key", b"film-key"]
+
+
+def test_a_clip_is_let_go_behind_its_last_frame() -> None:
+    rig = Rig(prefill_chunk=5, encoder_tokens=0)
+    rig.add(prompt("a", 40, media=clip(0, 3, 4, b"film")))
+    for _ in range(2):
+        rig.step()
+        assert b"film-key" in rig.encoder_cache
+    rig.step()  # tokens 10 to 15: the last frame ends at 14
+    assert b"film-key" not in rig.encoder_cache
+    rig.run()
+
+
+def test_frames_of_a_preempted_clip_give_the_same() -> None:
+    rig = Rig(num_blocks=14, encoder_tokens=16, prefill_chunk=6)
+    seqs = [rig.add(prompt(name, 22, 16, media=clip(1, 4, 4, name.encode()))) for name in ("cat", "dog")]
+    expected = [undisturbed_outputs(seq) for seq in seqs]
+    rig.run()
+    assert rig.num_preemptions > 0
+    assert [seq.output_ids for seq in seqs] == expected

@@ -59,5 +59,22 @@ def test_media_between_takes_every_span_that_has_a_token_inside() -> None:
     assert seq.media_between(7, 9) == []
 
 
+@pytest.mark.parametrize(("offset", "num_encoded"), [(-1, 8), (6, 8), (1, None)])
+def test_a_span_outside_its_encoding_is_refused(offset: int, num_encoded: int | None) -> None:
+    with pytest.raises(ValueError, match="outside its encoding"):
+        Sequence("a", list(range(10)), 8, 20, (MediaInput(0, 3, b"k", offset=offset, num_encoded=num_encoded),))
+
+
+def test_media_are_passed_at_their_end_those_of_one_encoding_at_its_last() -> None:
+    frames = [MediaInput(start, 2, b"film", offset=start // 3 * 2, num_encoded=6) for start in (0, 3, 6)]
+    picture, again = MediaInput(9, 2, b"cat"), MediaInput(12, 2, b"film")
+    seq = Sequence("a", list(range(16)), 16, 20, (*frames, picture, again))
+    assert seq.media_passed(0, 2) == seq.media_passed(0, 7) == []
+    assert seq.media_passed(7, 8) == [frames[2]]
+    assert seq.media_passed(0, 11) == [picture]
+    assert seq.media_passed(11, 13) == []
+    assert seq.media_passed(11, 14) == [again]
+
+
 def test_sequences_are_compared_by_identity() -> None:
     assert Sequence("a", [1], 1, 2) != Sequence("a", [1], 1, 2)

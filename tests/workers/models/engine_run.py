@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tests.workers.models import internvideo2
+from tests.workers.models import internvideo2, pvc
 from tests.workers.models.goldens import Case, context_id, media_tiles, model, read_json
 from workers.backends.open import build_engine
 from workers.backends.sizing import EngineLimits
@@ -77,6 +77,8 @@ def media_inputs(case: Case) -> tuple[MediaInput, ...]:
     """The spans of placeholders in a case's prompt, in order, with their tiles."""
     if case.set_name.startswith("internvideo2"):
         return internvideo2.media_inputs(case)
+    if case.set_name == pvc.PVC:
+        return pvc.media_inputs(case)
     config, options = read_json(case.set_name, "checkpoint/config.json"), case.raw["options"]
     per_tile = model(case.set_name).tokens_per_tile
     ids, start, items = case.raw["input_ids"], 0, []
