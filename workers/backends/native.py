@@ -7,7 +7,8 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, dataclass
 
-from workers.engine.engine import Engine, TokenOutput
+from schemas.errors import EngineError
+from workers.engine.engine import Engine, SequenceFailed, TokenOutput
 from workers.engine.sequence import Sequence
 from workers.handlers.base import FatalError
 
@@ -30,7 +31,7 @@ class NativeBackend:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._streams: dict[str, asyncio.Queue[TokenOutput]] = {}
+        self._streams: dict[str, asyncio.Queue[TokenOutput | SequenceFailed]] = {}
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loop = asyncio.get_running_loop()
@@ -52,19 +53,26 @@ class NativeBackend:
     async def generate(self, seq: Sequence) -> AsyncGenerator[list[TokenOutput], None]:
         """Run a sequence; yields what is new, several tokens together when the reader was slower than the engine.
 
-        Leaving the iterator early aborts the sequence before the engine's next step.
+        Leaving the iterator early aborts the sequence before the engine's next step. Raises EngineError when the
+        sequence, and it alone, failed.
         """
-        stream: asyncio.Queue[TokenOutput] = asyncio.Queue()
+        stream: asyncio.Queue[TokenOutput | SequenceFailed] = asyncio.Queue()
         self._streams[seq.request_id] = stream
         self._inbox.put(lambda: self._engine.add(seq))
         is_finished = False
         try:
             while not is_finished:
-                outputs = [await stream.get()]
+                news = [await stream.get()]
                 while not stream.empty():
-                    outputs.append(stream.get_nowait())
-                is_finished = outputs[-1].finish_reason is not None
-                yield outputs
+                    news.append(stream.get_nowait())
+                outputs = [item for item in news if isinstance(item, TokenOutput)]
+                failures = [item for item in news if isinstance(item, SequenceFailed)]
+                is_finished = bool(failures) or outputs[-1].finish_reason is not None
+                if outputs:
+                    yield outputs
+                if failures:
+                    log.warning("%s failed: %s", seq.request_id, failures[0].reason)
+                    raise EngineError("The model could not process this request's media.")
         finally:
             del self._streams[seq.request_id]
             if not is_finished:
@@ -101,7 +109,7 @@ class NativeBackend:
             command()
             is_idle = False
 
-    def _deliver(self, outputs: list[TokenOutput]) -> None:
+    def _deliver(self, outputs: list[TokenOutput | SequenceFailed]) -> None:
         for output in outputs:
             stream = self._streams.get(output.request_id)
             if stream is not None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from workers.engine.block_manager import BlockManager
 from workers.engine.plan import StepPlan
-from workers.engine.runner import Runner
+from workers.engine.runner import EncodingFailed, Runner
 from workers.engine.sampler import Choice, Logprobs, Row, sample
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Sequence, Status
@@ -18,6 +18,14 @@ class TokenOutput:
     token_id: int
     logprobs: Logprobs | None
     finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceFailed:
+    """A sequence ended by an error of its own; its pages are free."""
+
+    request_id: str
+    reason: str
 
 
 @dataclass(slots=True)
@@ -50,10 +58,18 @@ class Engine:
         """Forget a sequence wherever it is; unknown ids are fine. Its blocks are free when this returns."""
         self.scheduler.abort(request_id)
 
-    def step(self) -> list[TokenOutput]:
-        """Schedule, run, sample, account. Returns the new tokens of this step."""
+    def step(self) -> list[TokenOutput | SequenceFailed]:
+        """Schedule, run, sample, account. Returns the new tokens of this step.
+
+        A medium that cannot be encoded ends the sequences that hold it; the others repeat the step. Any other exception
+        is the device's or ours: the engine is not to be used again.
+        """
         plan = self.scheduler.schedule()
-        result = self._runner.execute(plan)
+        try:
+            result = self._runner.execute(plan)
+        except EncodingFailed as error:
+            self.scheduler.discard(plan)
+            return self._fail(plan, error)
         if result is None:
             self.scheduler.update(plan, {})
             return []
@@ -64,6 +80,13 @@ class Engine:
         self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in sampled})
         self._count(plan, len(sampled))
         return [self._account(seq, choice) for seq, choice in sampled]
+
+    def _fail(self, plan: StepPlan, error: EncodingFailed) -> list[TokenOutput | SequenceFailed]:
+        """End every sequence of the step that holds the medium."""
+        failed = [chunk.seq for chunk in plan.chunks if any(item.key == error.key for item in chunk.seq.media)]
+        for seq in failed:
+            self.scheduler.finish(seq, Status.FINISHED_ERROR)
+        return [SequenceFailed(seq.request_id, str(error)) for seq in failed]
 
     def _account(self, seq: Sequence, choice: Choice) -> TokenOutput:
         """End the sequence where its new token says so."""

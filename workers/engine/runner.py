@@ -15,6 +15,14 @@ from workers.engine.unfold import unfold_batch
 from workers.models.base import EncodesInputs, VisionLanguageModel
 
 
+class EncodingFailed(Exception):
+    """A medium's embedding could not be made: the fault of this item, not of the device."""
+
+    def __init__(self, key: bytes, reason: str) -> None:
+        super().__init__(reason)
+        self.key = key
+
+
 class Runner:
     """One model with its K/V pool on one device."""
 
@@ -28,7 +36,7 @@ class Runner:
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> tuple[Tensor, Batch] | None:
         """Run a step. Returns float32 logits [R, V] with the batch that names their sequences; None when the plan has
-        nothing but encoding."""
+        nothing but encoding. Raises EncodingFailed before anything of the batch was computed."""
         for key in plan.drop_embeddings:
             self._embeddings.pop(key, None)
         if plan.encode:
@@ -43,7 +51,7 @@ class Runner:
         whose tower takes something else."""
         if isinstance(self._model, EncodesInputs):
             for item in items:
-                self._embeddings[item.key] = self._model.encode_inputs(item.tiles)
+                self._embeddings[item.key] = self._encode_one(self._model, item)
             return
         for _, group in groupby(items, key=lambda item: item.tiles.shape[1:]):
             members = list(group)
@@ -52,6 +60,18 @@ class Runner:
             for item, embedding in zip(members, tiles.split([len(item.tiles) for item in members]), strict=True):
                 # A copy of its own: a view would keep the whole group's memory alive after the others are dropped.
                 self._embeddings[item.key] = embedding.flatten(0, 1).clone()
+
+    def _encode_one(self, model: EncodesInputs, item: MediaInput) -> Tensor:
+        try:
+            embedding = model.encode_inputs(item.tiles)
+        except Exception as error:
+            # On an accelerator a RuntimeError may be the device's; on a CPU it is a shape that does not fit.
+            if self._model.device.type != "cpu" and isinstance(error, RuntimeError):
+                raise
+            raise EncodingFailed(item.key, f"the vision tower cannot take this medium: {error}") from error
+        if len(embedding) != item.length:
+            raise EncodingFailed(item.key, f"{len(embedding)} embeddings came for {item.length} placeholders")
+        return embedding
 
     def _forward(self, chunks: Seq[Chunk], batch: Batch) -> Tensor:
         model = self._model

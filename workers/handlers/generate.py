@@ -15,6 +15,7 @@ from workers.engine.sampling import choice_seed
 from workers.engine.sequence import Sequence as EngineSequence
 from workers.handlers.base import Publish
 from workers.handlers.defaults import SamplingDefaults
+from workers.handlers.groups import first_error
 from workers.handlers.prepare import Prepared, Preparer
 from workers.handlers.reply import ReplyText
 from workers.models.base import VisionLanguageModel
@@ -80,11 +81,14 @@ class Generator:
     async def _run_choices(self, job: ChatJob, sequences: Sequence[EngineSequence], publish: Publish) -> None:
         """All choices at once, but for the first one's prefill: the others then find the prompt's pages cached."""
         has_started = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._run_choice(job, 0, sequences[0], publish, has_started.set))
-            await has_started.wait()
-            for index, seq in enumerate(sequences[1:], start=1):
-                group.create_task(self._run_choice(job, index, seq, publish, _ignore))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._run_choice(job, 0, sequences[0], publish, has_started.set))
+                await has_started.wait()
+                for index, seq in enumerate(sequences[1:], start=1):
+                    group.create_task(self._run_choice(job, index, seq, publish, _ignore))
+        except* Exception as failures:
+            raise first_error(failures) from None
 
     async def _run_choice(
         self, job: ChatJob, index: int, seq: EngineSequence, publish: Publish, on_start: Callable[[], None]

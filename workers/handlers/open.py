@@ -44,14 +44,8 @@ class ChatHandler:
     def stats(self) -> Stats:
         """How busy the engine and the media pipeline are now."""
         now = self._backend.stats()
-        cache = self._media.cache
         metrics = {f"engine_{name}_total": float(count) for name, count in now.counters.items()}
-        metrics |= {
-            "media_cache_hits_total": float(cache.num_hits),
-            "media_cache_misses_total": float(cache.num_misses),
-            "media_cache_bytes": float(cache.size_bytes),
-        }
-        return Stats(now.running, now.waiting, now.kv_usage, metrics)
+        return Stats(now.running, now.waiting, now.kv_usage, metrics | self._media.metrics())
 
     async def close(self) -> None:
         """Stop the engine's thread and the decode processes."""
@@ -95,7 +89,12 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
         model.rope_extends,
     )
     backend = open_backend(model, limits, enable_prefix_cache=not settings.no_prefix_cache)
-    media = build_pipeline(settings.allowed_local_media_path, settings.allow_private_media_hosts)
+    media = build_pipeline(
+        settings.allowed_local_media_path,
+        settings.allow_private_media_hosts,
+        settings.allowed_media_domains,
+        settings.fast_resize,
+    )
     await media.start()
     backend.start()
     longest = max(len(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocab_size))

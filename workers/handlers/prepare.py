@@ -10,6 +10,7 @@ from schemas.errors import ErrorCode, RequestError
 from schemas.jobs import ChatJob, ImagePart, Message, TextPart, VideoPart
 from workers.engine.sequence import GridPositions, MediaInput
 from workers.families.base import Family
+from workers.handlers.groups import first_error
 from workers.media.pipeline import MediaPipeline
 from workers.media.types import PreparedMedia
 from workers.prompts.messages import ChatMessage, Image, Text, Video
@@ -77,7 +78,7 @@ class Preparer:
             async with asyncio.TaskGroup() as group:
                 tasks = [group.create_task(fetch(part)) for part in parts]
         except* Exception as failures:
-            raise _first(failures) from None
+            raise first_error(failures) from None
         return [task.result() for task in tasks]
 
     def _check_text(self, messages: Sequence[Message]) -> None:
@@ -140,8 +141,3 @@ def _salt(tenant: str, cache_salt: str) -> bytes:
     if not tenant and not cache_salt:
         return b""
     return hashlib.sha256(f"{tenant}\n{cache_salt}".encode()).digest()
-
-
-def _first(failures: BaseExceptionGroup[Exception]) -> Exception:
-    error = failures.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error

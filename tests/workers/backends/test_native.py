@@ -6,8 +6,9 @@ from contextlib import aclosing
 
 import pytest
 
+from schemas.errors import EngineError
 from workers.backends.native import NativeBackend
-from workers.engine.engine import Counters, TokenOutput
+from workers.engine.engine import Counters, SequenceFailed, TokenOutput
 from workers.engine.sequence import Sequence
 from workers.handlers.base import FatalError
 
@@ -20,6 +21,7 @@ class CountingEngine:
         self.block_manager = self
         self.counters = Counters()
         self.aborted: list[str] = []
+        self.failing = ""
         self._sequences: dict[str, Sequence] = {}
         self._on_step = on_step
 
@@ -47,9 +49,11 @@ class CountingEngine:
         self._sequences.pop(request_id, None)
         self.aborted.append(request_id)
 
-    def step(self) -> list[TokenOutput]:
+    def step(self) -> list[TokenOutput | SequenceFailed]:
         self._on_step()
-        outputs = []
+        outputs: list[TokenOutput | SequenceFailed] = []
+        if self._sequences.pop(self.failing, None):
+            outputs.append(SequenceFailed(self.failing, "a broken medium"))
         for seq in list(self._sequences.values()):
             seq.token_ids.append(seq.num_output_tokens)
             reason = "length" if seq.is_at_limit else None
@@ -116,6 +120,15 @@ async def test_a_cancelled_reader_aborts_the_sequence(backend: NativeBackend, en
     while not engine.aborted:
         await asyncio.sleep(0)
     assert engine.aborted == ["cancelled"]
+
+
+async def test_a_sequence_that_fails_alone_raises_for_its_reader_only(backend: NativeBackend, engine: CountingEngine):
+    engine.failing = "unlucky"
+    lucky = asyncio.create_task(collect(backend, sequence("lucky", 5)))
+    with pytest.raises(EngineError):
+        await collect(backend, sequence("unlucky", 5))
+    assert await lucky == list(range(5))
+    assert backend.stats().running == 0
 
 
 async def test_a_step_that_raises_is_fatal_for_the_backend():

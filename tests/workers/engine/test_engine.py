@@ -1,0 +1,117 @@
+"""The engine's step on a real tiny model: a medium that cannot be encoded ends its own request and no other."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.e2e.goldens import LEAN
+from workers.backends.open import build_engine
+from workers.backends.sizing import EngineLimits
+from workers.engine.engine import Engine, TokenOutput
+from workers.engine.sampling import Sampling
+from workers.engine.sequence import MediaInput, Sequence
+from workers.weights.load import load_model
+
+LIMITS = EngineLimits(
+    max_model_len=256,
+    num_blocks=40,
+    block_size=16,
+    max_num_seqs=8,
+    max_num_batched_tokens=64,
+    max_encode_tokens=64,
+    encoder_cache_bytes=1 << 20,
+)
+BROKEN = np.zeros((1, 56, 56, 3), dtype=np.uint8)
+SOUND = np.full((1, 56, 56, 3), 7, dtype=np.uint8)
+
+
+class PickyModel:
+    """The golden's model, whose tower refuses all-black tiles and gives too few rows for all-white ones."""
+
+    def __init__(self) -> None:
+        self._model = load_model(LEAN / "internvl2_5-qwen2" / "checkpoint", torch.device("cpu"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def encode_inputs(self, inputs: np.ndarray) -> torch.Tensor:
+        if not inputs.any():
+            raise RuntimeError("shapes cannot be multiplied")
+        rows = self._model.encode_tiles(torch.from_numpy(inputs)).flatten(0, 1)
+        return rows[:1] if inputs.min() == 255 else rows
+
+
+def sequence(name: str, tiles: np.ndarray | None = None, tokens: int = 5) -> Sequence:
+    prompt = [5] * 20
+    media = () if tiles is None else (MediaInput(4, 4, name.encode(), tiles),)
+    return Sequence(
+        request_id=name,
+        token_ids=prompt,
+        num_prompt_tokens=20,
+        max_total_tokens=20 + tokens,
+        media=media,
+        sampling=Sampling(temperature=0.0),
+    )
+
+
+def run(engine: Engine) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Step until idle: tokens by request, and the reasons of those that failed."""
+    tokens: dict[str, list[int]] = {}
+    failed: dict[str, str] = {}
+    while engine.scheduler.has_work:
+        for output in engine.step():
+            if isinstance(output, TokenOutput):
+                tokens.setdefault(output.request_id, []).append(output.token_id)
+            else:
+                failed[output.request_id] = output.reason
+        engine.block_manager.check()
+    return tokens, failed
+
+
+@pytest.fixture(scope="module")
+def model() -> PickyModel:
+    return PickyModel()
+
+
+def test_a_medium_that_cannot_be_encoded_fails_its_own_request_only(model: PickyModel):
+    undisturbed = build_engine(model, LIMITS, enable_prefix_cache=False)
+    undisturbed.add(sequence("text"))
+    undisturbed.add(sequence("sound", SOUND))
+    expected, _ = run(undisturbed)
+
+    engine = build_engine(model, LIMITS, enable_prefix_cache=False)
+    for seq in (
+        sequence("text"),
+        sequence("broken", BROKEN),
+        sequence("short", SOUND * 0 + 255),
+        sequence("sound", SOUND),
+    ):
+        engine.add(seq)
+    tokens, failed = run(engine)
+    assert tokens == expected
+    assert set(failed) == {"broken", "short"}
+    assert "1 embeddings came for 4" in failed["short"]
+    assert engine.block_manager.usage == 0
+
+
+def test_any_other_exception_of_a_step_comes_through(model: PickyModel):
+    engine = build_engine(model, LIMITS, enable_prefix_cache=False)
+    engine.add(sequence("text"))
+    engine._runner._attention.prepare = lambda batch: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+
+
+def test_counters_tell_what_was_done(model: PickyModel):
+    engine = build_engine(model, LIMITS, enable_prefix_cache=True)
+    for name in ("first", "second"):
+        engine.add(sequence(name, tokens=5))
+        run(engine)
+    done = engine.counters
+    assert (done.generated_tokens, done.cached_tokens, done.preemptions) == (10, 16, 0)
+    assert done.prefill_tokens == 20 + 4
+    engine.add(sequence("picture", SOUND))
+    run(engine)
+    assert (done.encoded_items, done.encoded_tokens) == (1, 4)
