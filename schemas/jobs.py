@@ -43,6 +43,7 @@ class MediaOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     max_dynamic_patch: int | None = None
     min_dynamic_patch: int | None = None
     use_thumbnail: bool | None = None
+    fast_resize: bool | None = None
     exif_transpose: bool = True
     num_frames: int | None = None
     fps: float | None = None

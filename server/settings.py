@@ -31,6 +31,8 @@ WORKER_FLAGS = (
     "no_prefix_cache",
     "allowed_local_media_path",
     "allow_private_media_hosts",
+    "allowed_media_domains",
+    "fast_resize",
     "limit_images",
     "limit_videos",
     "load_format",
@@ -40,8 +42,8 @@ WORKER_FLAGS = (
     "log_format",
 )
 """Flags that `serve` hands on to its workers."""
-REPEATABLE_WORKER_FLAGS = ("allow_private_media_hosts", "model_option")
-SWITCH_WORKER_FLAGS = ("no_prefix_cache",)
+REPEATABLE_WORKER_FLAGS = ("allow_private_media_hosts", "allowed_media_domains", "model_option")
+SWITCH_WORKER_FLAGS = ("no_prefix_cache", "fast_resize")
 
 
 class GatewaySettings(BaseSettings):

@@ -10,6 +10,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.flags import ENV_PREFIX, CommaSeparated, Parser, add_flags, load
+from workers.media.guard import parse_domains, parse_private_hosts
 
 DEMO_MODEL = "demo"
 DEMO_NAME = "glimpsed-demo"
@@ -49,6 +50,10 @@ class WorkerSettings(BaseSettings):
     allow_private_media_hosts: Annotated[CommaSeparated, NoDecode] = Field(
         (), description="HOST[:PORT] that media may come from although its address is private"
     )
+    allowed_media_domains: Annotated[CommaSeparated, NoDecode] = Field(
+        (), description="HOST or .SUFFIX: take media from these hosts only"
+    )
+    fast_resize: bool = Field(False, description="scale media with a faster filter that is not exact")
     limit_images: int = Field(16, ge=0, description="pictures in one request", title="n")
     limit_videos: int = Field(2, ge=0, description="clips in one request", title="n")
 
@@ -61,6 +66,18 @@ class WorkerSettings(BaseSettings):
         if path is not None and not path.is_dir():
             raise ValueError(f"'{path}' is not a folder")
         return path.resolve() if path is not None else None
+
+    @field_validator("allow_private_media_hosts")
+    @classmethod
+    def _are_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        parse_private_hosts(hosts)
+        return hosts
+
+    @field_validator("allowed_media_domains")
+    @classmethod
+    def _are_domains(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
+        parse_domains(domains)
+        return domains
 
     @field_validator("model_option")
     @classmethod

@@ -28,6 +28,7 @@ class MmProcessorKwargs(StrictModel):
     max_dynamic_patch: Patches | None = None
     min_dynamic_patch: Patches | None = None
     use_thumbnail: bool | None = None
+    fast_resize: bool | None = None
 
 
 class VideoIo(StrictModel):
@@ -67,6 +68,7 @@ def media_options(processor: MmProcessorKwargs | None, reading: MediaIoKwargs | 
         max_dynamic_patch=processor.max_dynamic_patch,
         min_dynamic_patch=processor.min_dynamic_patch,
         use_thumbnail=processor.use_thumbnail,
+        fast_resize=processor.fast_resize,
         exif_transpose=image.exif_transpose is not False,
         num_frames=video.num_frames,
         fps=video.fps,

@@ -12,7 +12,7 @@ from server.app import create_app
 from server.errors import ANSWERS, BAD_REQUEST
 from tests.deploy.project import code_names, read, tables
 from tests.fakes.memory_queue import MemoryQueue, tell
-from workers.media import image, video
+from workers.media import clip_rules, image
 from workers.media.fetch import LIMITS as DOWNLOADS
 from workers.media.guard import DEFAULT_PORTS
 from workers.media.sandbox import LIMITS as DECODING
@@ -76,7 +76,7 @@ def test_limits_of_media_are_the_real_ones() -> None:
     ]
     assert rows["size"] == [
         f"{image.MAX_PIXELS // 10**6} megapixels, {image.MAX_SIDE} a side",
-        f"{video.MAX_SIDE}x{video.MAX_PIXELS // video.MAX_SIDE}",
+        f"{clip_rules.MAX_SIDE}x{clip_rules.MAX_PIXELS // clip_rules.MAX_SIDE}",
     ]
-    assert rows["length"][1] == f"{video.MAX_DURATION_S // 60} minutes, {video.MAX_PACKETS} frames"
+    assert rows["length"][1] == f"{clip_rules.MAX_DURATION_S // 60} minutes, {clip_rules.MAX_PACKETS} frames"
     assert DEFAULT_PORTS == {80, 443, *range(8000, 9000)}

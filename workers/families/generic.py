@@ -21,7 +21,7 @@ from workers.prompts.messages import ChatMessage, Image, Video
 from workers.prompts.placeholders import MediaSpan, PromptIds, SpanInput
 from workers.tokenizers.base import Run, Tokenizer
 
-_OPTIONS = ("max_dynamic_patch", "min_dynamic_patch", "use_thumbnail")
+_OPTIONS = ("max_dynamic_patch", "min_dynamic_patch", "use_thumbnail", "fast_resize")
 _DEFAULT_NUM_FRAMES = 8
 _MAX_NUM_FRAMES = 512
 

@@ -46,6 +46,9 @@ class InternVideo2Family:
 
     def check_options(self, request: MediaOptions) -> None:
         """`hd_num`, `padding` and `fix_ratio` are for HD; `instruction` and `use_frame_msg` for both."""
+        if request.fast_resize:
+            param = "mm_processor_kwargs.fast_resize"
+            raise RequestError(ErrorCode.UNKNOWN_PARAMETER, "This model has no option 'fast_resize'.", param)
         options = parse_options(request.family, self._is_hd)
         if options.instruction and self._is_hd and self._wordpiece is None:
             raise RequestError(

@@ -63,7 +63,7 @@ class InternVLFamily:
                 "mm_processor_kwargs.min_dynamic_patch",
             )
         use_thumbnail = self._use_thumbnail if request.use_thumbnail is None else request.use_thumbnail
-        return ImageOptions(self._image_size, least, most, use_thumbnail, request.exif_transpose)
+        return ImageOptions(self._image_size, least, most, use_thumbnail, request.exif_transpose, request.fast_resize)
 
     def video_options(self, request: MediaOptions) -> VideoOptions:
         """One tile a frame. With `fps` alone, as many frames as that gives, up to the server's maximum."""
@@ -71,7 +71,7 @@ class InternVLFamily:
         frames = default
         if request.num_frames is not None:
             frames = within("media_io_kwargs.video.num_frames", request.num_frames, MAX_NUM_FRAMES)
-        return VideoOptions(self._image_size, frames, request.fps, request.start_s, request.end_s)
+        return VideoOptions(self._image_size, frames, request.fps, request.start_s, request.end_s, request.fast_resize)
 
     def build_prompt(
         self,

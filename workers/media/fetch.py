@@ -6,32 +6,26 @@ client's host name kept for Host and TLS. Nothing is sent but a plain GET: no co
 
 import asyncio
 import os
-import socket
 import stat
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from workers.media.data_url import decode_data_url
 from workers.media.failures import Failure, media_error
-from workers.media.guard import MediaPolicy, Refused, is_public_address, judge_file, judge_url
+from workers.media.figures import MediaFigures
+from workers.media.guard import MediaPolicy, Refused, judge_file, judge_url
+from workers.media.resolver import Dial, JudgingResolver, Resolve, SystemResolver
 from workers.media.types import MediaKind
-
-# Host name -> its addresses. Raises OSError where there are none.
-Resolve = Callable[[str], Awaitable[list[str]]]
-# Judged address, port -> what is really dialled; tests lead them to a local origin, everybody else changes nothing.
-Dial = Callable[[str, int], tuple[str, int]]
+from workers.media.url_cache import StoredBytes, UrlCache, store
 
 MAX_REDIRECTS = 3
 CONNECT_TIMEOUT_S = 3.0
 MAX_CONNECTIONS_PER_HOST = 8
-_MAX_ADDRESSES = 64
-_RESOLVER_THREADS = 4
 _CHUNK_BYTES = 64 << 10
 _REDIRECTS = (301, 302, 303, 307, 308)
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "glimpsed"}
@@ -39,10 +33,15 @@ _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "glimp
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """Of one download, redirects and a second attempt included."""
+    """Of one download, redirects and a second attempt included.
+
+    A body that after `grace_s` has come slower than `bytes_per_s` on the whole is given up.
+    """
 
     total_s: float
     size_bytes: int
+    bytes_per_s: int = 16 << 10
+    grace_s: float = 3.0
 
 
 LIMITS = {
@@ -52,7 +51,10 @@ LIMITS = {
 
 
 class Fetcher:
-    """`start()` and `close()` on the event loop that `fetch()` is called on."""
+    """`start()` and `close()` on the event loop that `fetch()` is called on.
+
+    `cache`: bytes whose origin allows to use them again; none where it is left out.
+    """
 
     def __init__(
         self,
@@ -60,18 +62,22 @@ class Fetcher:
         resolve: Resolve | None = None,
         dial: Dial = lambda address, port: (address, port),
         limits: dict[MediaKind, FetchLimits] | None = None,
+        cache: UrlCache | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
         self._resolve = resolve
         self._dial = dial
         self._limits = limits or LIMITS
-        self._resolver_threads: ThreadPoolExecutor | None = None
+        self._clock = clock
+        self._system_resolver: SystemResolver | None = None
         self._session: aiohttp.ClientSession | None = None
+        self.cache = cache if cache is not None else UrlCache(0)
+        self.figures = MediaFigures()
 
     async def start(self) -> None:
-        # Its own threads: a resolver that does not answer must not hold up anything but downloads.
-        self._resolver_threads = ThreadPoolExecutor(_RESOLVER_THREADS, thread_name_prefix="media-resolver")
-        resolver = _JudgingResolver(self._policy, self._resolve or self._system_resolve, self._dial)
+        self._system_resolver = SystemResolver()
+        resolver = JudgingResolver(self._policy, self._resolve or self._system_resolver, self._dial)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 resolver=resolver, use_dns_cache=False, limit_per_host=MAX_CONNECTIONS_PER_HOST
@@ -86,10 +92,10 @@ class Fetcher:
     async def close(self) -> None:
         if self._session is not None:
             await self._session.close()
-        if self._resolver_threads is not None:
-            self._resolver_threads.shutdown(wait=False, cancel_futures=True)
+        if self._system_resolver is not None:
+            self._system_resolver.close()
 
-    async def fetch(self, url: str, kind: MediaKind) -> bytes:
+    async def fetch(self, url: str, kind: MediaKind, tenant: str = "") -> bytes:
         """The content, never empty. Raises MediaError without `param`: not allowed, not there, too slow, too large."""
         scheme = url[:5].lower()
         try:
@@ -98,37 +104,65 @@ class Fetcher:
             elif scheme == "file:":
                 content = await asyncio.to_thread(self._read_file, url, kind)
             else:
-                content = await self._download(judge_url(url, self._policy), kind)
+                content = await self._counted_download(url, kind, tenant)
         except Refused as refusal:
             raise media_error(kind, Failure.URL, str(refusal)) from refusal
         if not content:
             raise media_error(kind, Failure.EMPTY, f"The {kind} is empty.")
         return content
 
-    async def _download(self, url: URL, kind: MediaKind) -> bytes:
+    async def _counted_download(self, url: str, kind: MediaKind, tenant: str) -> bytes:
+        began_s = self._clock()
+        try:
+            return await self._download(judge_url(url, self._policy), kind, tenant)
+        except Exception:
+            self.figures.fetch_failed(self._clock() - began_s)
+            raise
+
+    async def _download(self, url: URL, kind: MediaKind, tenant: str) -> bytes:
         total_s = self._limits[kind].total_s
         try:
             async with asyncio.timeout(total_s):
-                return await self._follow(url, kind)
+                return await self._follow(url, kind, tenant)
         except TimeoutError as error:
             message = f"The {kind} could not be downloaded within {total_s:g} seconds."
             raise media_error(kind, Failure.DOWNLOAD, message) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise media_error(kind, Failure.DOWNLOAD, f"The {kind} could not be downloaded.") from error
 
-    async def _follow(self, url: URL, kind: MediaKind) -> bytes:
+    async def _follow(self, url: URL, kind: MediaKind, tenant: str) -> bytes:
+        """Each hop is looked up in the cache by its own URL: how long a redirect holds is not known."""
         for _ in range(MAX_REDIRECTS + 1):
-            async with await self._request(url) as response:
+            key = (tenant, kind, str(url))
+            stored = self.cache.get(key)
+            if stored is not None and self._clock() < stored.fresh_until_s:
+                self.figures.url_cache_hit(is_revalidated=False)
+                return stored.content
+            began_s = self._clock()
+            async with await self._request(url, stored.conditions() if stored is not None else {}) as response:
+                if stored is not None and response.status == 304:
+                    self._keep(key, stored.refreshed(response.headers, self._clock()))
+                    self.figures.url_cache_hit(is_revalidated=True)
+                    return stored.content
                 if response.status not in _REDIRECTS:
-                    return await self._body(response, kind)
+                    content = await self._body(response, kind)
+                    self._keep(key, store(content, response.headers, self._clock()))
+                    self.figures.fetched(len(content), self._clock() - began_s)
+                    return content
                 url = self._next_hop(url, response, kind)
         raise media_error(kind, Failure.DOWNLOAD, f"The URL redirects more than {MAX_REDIRECTS} times.")
 
-    async def _request(self, url: URL) -> aiohttp.ClientResponse:
+    def _keep(self, key: tuple[str, MediaKind, str], stored: StoredBytes | None) -> None:
+        if stored is None:
+            self.cache.drop(key)
+        else:
+            self.cache.put(key, stored)
+
+    async def _request(self, url: URL, conditions: dict[str, str]) -> aiohttp.ClientResponse:
         """A second attempt follows a lost connection or a 5xx answer, no third."""
         assert self._session is not None, "start() comes first"
         try:
-            response = await self._session.get(url, allow_redirects=False)
+            response = await self._session.get(url, headers=conditions, allow_redirects=False)
             if response.status < 500:
                 return response
             response.close()
@@ -136,7 +170,7 @@ class Fetcher:
             raise
         except aiohttp.ClientConnectionError:
             pass
-        return await self._session.get(url, allow_redirects=False)
+        return await self._session.get(url, headers=conditions, allow_redirects=False)
 
     def _next_hop(self, url: URL, response: aiohttp.ClientResponse, kind: MediaKind) -> URL:
         location = response.headers.get("Location")
@@ -157,15 +191,25 @@ class Fetcher:
             raise media_error(kind, Failure.DOWNLOAD, message)
         if response.headers.get("Content-Encoding", "identity").strip().lower() not in ("", "identity"):
             raise media_error(kind, Failure.DOWNLOAD, f"The server sent the {kind} compressed, which is not accepted.")
-        max_bytes = self._limits[kind].size_bytes
-        if (response.content_length or 0) > max_bytes:
-            raise _file_too_large(kind, max_bytes)
+        if (response.content_length or 0) > self._limits[kind].size_bytes:
+            raise _file_too_large(kind, self._limits[kind].size_bytes)
+        try:
+            return await self._stream(response, kind)
+        except TimeoutError as error:
+            raise media_error(kind, Failure.DOWNLOAD, f"The server sends the {kind} too slowly.") from error
+
+    async def _stream(self, response: aiohttp.ClientResponse, kind: MediaKind) -> bytes:
+        """Raises TimeoutError where bytes come too slowly: each one puts the end off by its share."""
+        limits = self._limits[kind]
         chunks, size = [], 0
-        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-            size += len(chunk)
-            if size > max_bytes:
-                raise _file_too_large(kind, max_bytes)
-            chunks.append(chunk)
+        end_s = asyncio.get_running_loop().time() + limits.grace_s
+        async with asyncio.timeout_at(end_s) as patience:
+            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                size += len(chunk)
+                if size > limits.size_bytes:
+                    raise _file_too_large(kind, limits.size_bytes)
+                chunks.append(chunk)
+                patience.reschedule(end_s + size / limits.bytes_per_s)
         return b"".join(chunks)
 
     def _read_file(self, url: str, kind: MediaKind) -> bytes:
@@ -185,48 +229,6 @@ class Fetcher:
                 return file.read(max_bytes)
         except OSError:
             raise refusal from None
-
-    async def _system_resolve(self, host: str) -> list[str]:
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(
-            self._resolver_threads, lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        )
-        return [str(address[0]) for *_, address in found]
-
-
-class _JudgingResolver(AbstractResolver):
-    """Resolves once, judges every answer, and hands the connector exactly those addresses."""
-
-    def __init__(self, policy: MediaPolicy, resolve: Resolve, dial: Dial) -> None:
-        self._policy = policy
-        self._lookup = resolve
-        self._dial = dial
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
-            addresses = list(dict.fromkeys(await self._lookup(host)))
-        if not addresses or len(addresses) > _MAX_ADDRESSES:
-            raise OSError("no address, or too many to be honest")
-        if not self._policy.exempts(host.lower(), port) and not all(is_public_address(each) for each in addresses):
-            raise Refused("The URL's host is not allowed.")
-        return [self._answer(host, *self._dial(address, port)) for address in addresses]
-
-    @staticmethod
-    def _answer(host: str, address: str, port: int) -> ResolveResult:
-        is_v6 = ":" in address
-        return ResolveResult(
-            hostname=host,
-            host=address,
-            port=port,
-            family=socket.AF_INET6 if is_v6 else socket.AF_INET,
-            proto=socket.IPPROTO_TCP,
-            flags=socket.AI_NUMERICHOST,
-        )
-
-    async def close(self) -> None:
-        pass
 
 
 def _file_too_large(kind: MediaKind, max_bytes: int) -> Exception:

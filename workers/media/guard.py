@@ -42,11 +42,19 @@ class MediaPolicy:
 
     `private_hosts`: (host, port or None): exact hosts exempt from the address rule, and with a port from the port rule.
     `file_root`: the folder that `file:` URLs may name files under; None: no `file:` URLs.
+    `domains`: the only hosts that media may come from, exact (`a.example.com`) or all below one (`.example.com`);
+    empty: any public host. Private hosts that are named count as well.
     """
 
     private_hosts: frozenset[tuple[str, int | None]] = frozenset()
     file_root: Path | None = None
     ports: frozenset[int] = field(default=DEFAULT_PORTS)
+    domains: frozenset[str] = frozenset()
+
+    def permits(self, host: str) -> bool:
+        """Whether `host` is one of `domains`, if there are any."""
+        parents = (host[at:] for at, char in enumerate(host) if char == ".")
+        return not self.domains or host in self.domains or any(parent in self.domains for parent in parents)
 
     def exempts(self, host: str, port: int) -> bool:
         """Whether `host` may have a private address on this port."""
@@ -66,6 +74,16 @@ def parse_private_hosts(values: Iterable[str]) -> frozenset[tuple[str, int | Non
             raise ValueError(f"not a HOST or HOST:PORT: {value!r}") from error
         hosts.add((host, url.explicit_port))
     return frozenset(hosts)
+
+
+def parse_domains(values: Iterable[str]) -> frozenset[str]:
+    """`HOST` and `.SUFFIX` as the operator wrote them. Raises ValueError naming a bad one."""
+    domains = frozenset(value.lower() for value in values)
+    for domain in domains:
+        labels = domain.removeprefix(".").split(".")
+        if not all(_LABEL.fullmatch(label) for label in labels) or len(domain) > 254:
+            raise ValueError(f"not a HOST or .SUFFIX: {domain!r}")
+    return domains
 
 
 def judge_url(text: str, policy: MediaPolicy) -> URL:
@@ -98,6 +116,8 @@ def judge_url(text: str, policy: MediaPolicy) -> URL:
     if port is None or not (port in policy.ports or (host, port) in policy.private_hosts):
         raise Refused("The URL's port is not allowed.")
     if not policy.exempts(host, port):
+        if not policy.permits(host):
+            raise Refused("The URL's host is not one that this server takes media from.")
         _judge_host(host)
     return url
 

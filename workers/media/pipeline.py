@@ -3,16 +3,17 @@
 import asyncio
 import hashlib
 from collections.abc import Iterable
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 
 from schemas.errors import MediaError
 from workers.media.cache import MediaCache
 from workers.media.fetch import Fetcher
-from workers.media.guard import MediaPolicy, parse_private_hosts
+from workers.media.guard import MediaPolicy, parse_domains, parse_private_hosts
 from workers.media.sandbox import Sandbox
 from workers.media.single_flight import SingleFlight
-from workers.media.types import MediaKind, MediaOptions, PreparedMedia
+from workers.media.types import ImageOptions, MediaKind, MediaOptions, PreparedMedia, VideoOptions
+from workers.media.url_cache import UrlCache
 
 # Part of every digest: to be raised whenever a transform's pixels change.
 _PIXELS_VERSION = 1
@@ -20,11 +21,16 @@ _HASHED_IN_THREAD_BYTES = 1 << 20
 
 
 class MediaPipeline:
-    """`start()` and `close()` on the event loop that the rest is called on; nothing here blocks that loop."""
+    """`start()` and `close()` on the event loop that the rest is called on; nothing here blocks that loop.
 
-    def __init__(self, fetcher: Fetcher, sandbox: Sandbox, cache: MediaCache) -> None:
+    `fast_resize`: what holds where the options leave it open.
+    """
+
+    def __init__(self, fetcher: Fetcher, sandbox: Sandbox, cache: MediaCache, fast_resize: bool = False) -> None:
         self._fetcher = fetcher
         self._sandbox = sandbox
+        self._fast_resize = fast_resize
+        self._figures = fetcher.figures
         self.cache = cache
         self._downloads: SingleFlight[bytes] = SingleFlight()
         self._decodings: SingleFlight[PreparedMedia] = SingleFlight()
@@ -57,9 +63,23 @@ class MediaPipeline:
         """As `image`, for a clip."""
         return await self._prepare(url, options, MediaKind.VIDEO, param, tenant)
 
+    def metrics(self) -> dict[str, float]:
+        """Figures for a heartbeat, by name; what ends in _total only grows."""
+        figures = self._figures.totals() | {
+            "cache_hits_total": self.cache.num_hits,
+            "cache_misses_total": self.cache.num_misses,
+            "cache_bytes": self.cache.size_bytes,
+            "url_cache_bytes": self._fetcher.cache.size_bytes,
+            "sandbox_restarts_total": self._sandbox.num_lost,
+        }
+        figures |= {f"decode_{kind}_seconds_total": seconds for kind, seconds in self._sandbox.busy_s.items()}
+        return {f"media_{name}": float(value) for name, value in figures.items()}
+
     async def _prepare(
         self, url: str, options: MediaOptions, kind: MediaKind, param: str, tenant: str
     ) -> PreparedMedia:
+        if isinstance(options, ImageOptions | VideoOptions) and options.fast_resize is None:
+            options = replace(options, fast_resize=self._fast_resize)
         try:
             content = await self._content(url, kind, tenant)
             digest = await _digest(content, options)
@@ -70,19 +90,21 @@ class MediaPipeline:
                 (tenant, digest), lambda: self._decode(content, options, kind, (tenant, digest))
             )
         except MediaError as error:
+            self._figures.rejected(error)
             # Callers that shared the work each have their own field.
             raise MediaError(error.code, error.message, param) from error
 
     async def _content(self, url: str, kind: MediaKind, tenant: str) -> bytes:
         if url[:5].lower() == "data:":
             return await self._fetcher.fetch(url, kind)
-        return await self._downloads.run((tenant, kind, url), lambda: self._fetcher.fetch(url, kind))
+        return await self._downloads.run((tenant, kind, url), lambda: self._fetcher.fetch(url, kind, tenant))
 
     async def _decode(
         self, content: bytes, options: MediaOptions, kind: MediaKind, key: tuple[str, bytes]
     ) -> PreparedMedia:
         tiles, layout = await self._sandbox.decode(content, options, kind)
         media = PreparedMedia(tiles, layout.tile_counts, key[1], layout.width, layout.height, layout.timestamps_s)
+        self._figures.decoded(kind, sum(layout.tile_counts))
         self.cache.put(key, media)
         return media
 
@@ -90,12 +112,18 @@ class MediaPipeline:
 def build_pipeline(
     file_root: Path | None = None,
     private_hosts: Iterable[str] = (),
+    domains: Iterable[str] = (),
+    fast_resize: bool = False,
     num_processes: int = 2,
     cache_bytes: int = 256 << 20,
 ) -> MediaPipeline:
-    """A pipeline from an operator's settings, not yet started. Raises ValueError for a private host that is none."""
-    policy = MediaPolicy(private_hosts=parse_private_hosts(private_hosts), file_root=file_root)
-    return MediaPipeline(Fetcher(policy), Sandbox(num_processes), MediaCache(cache_bytes))
+    """A pipeline from an operator's settings, not yet started. Raises ValueError for a host or domain that is none.
+
+    `cache_bytes`: for what was prepared; downloads that may be kept get half as much.
+    """
+    policy = MediaPolicy(parse_private_hosts(private_hosts), file_root, domains=parse_domains(domains))
+    fetcher = Fetcher(policy, cache=UrlCache(cache_bytes // 2))
+    return MediaPipeline(fetcher, Sandbox(num_processes), MediaCache(cache_bytes), fast_resize)
 
 
 async def _digest(content: bytes, options: MediaOptions) -> bytes:

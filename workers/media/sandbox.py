@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import logging
 import signal
+import time
 
 import numpy as np
 
@@ -42,6 +43,10 @@ class Sandbox:
         self._replacing: set[asyncio.Task[None]] = set()
         self._is_closed = False
         self.num_replaced = 0
+        # Of these: crashed, hung or killed, not just replaced in time.
+        self.num_lost = 0
+        # Seconds that processes have spent on items, by kind; the wait for a process is not in it.
+        self.busy_s = dict.fromkeys(MediaKind, 0.0)
 
     async def start(self) -> None:
         """Raises where a process does not come up: then this machine cannot decode media at all."""
@@ -81,6 +86,7 @@ class Sandbox:
         process = await self._take()
         limits = self._limits[kind]
         is_reusable = False
+        began_s = time.monotonic()
         try:
             async with asyncio.timeout(limits.wall_s):
                 result = await process.decode(content, options, kind, limits)
@@ -96,6 +102,8 @@ class Sandbox:
                 raise _too_slow(kind) from lost
             raise media_error(kind, Failure.PARSE, f"The {kind} cannot be decoded.") from lost
         finally:
+            self.busy_s[kind] += time.monotonic() - began_s
+            self.num_lost += not is_reusable
             if is_reusable and process.num_items < self._items_per_process:
                 self._idle.put_nowait(process)
             else:
@@ -110,6 +118,7 @@ class Sandbox:
                 raise Unavailable("Media cannot be decoded now: the worker is stopping.")
             if process.is_alive:
                 return process
+            self.num_lost += 1
             self._replace(process)
 
     def _admit(self, process: DecodeProcess) -> None:

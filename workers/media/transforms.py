@@ -4,14 +4,16 @@ A transform reads `source`, asks `allocate` once for the array it fills, and ret
 array. A new family's preprocessing is one more function here and one more options class in `types`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from workers.media.clip_rules import translated_errors
 from workers.media.failures import Failure, media_error
-from workers.media.frames import frame_indices
+from workers.media.fast_resize import write_tiles_fast
+from workers.media.frames import frame_indices, frames_at_times, is_even
 from workers.media.image import open_image
 from workers.media.tiling import choose_grid, count_tiles, write_tiles
 from workers.media.types import (
@@ -24,7 +26,7 @@ from workers.media.types import (
     VideoOptions,
     VideoViewsOptions,
 )
-from workers.media.video import open_clip, translated_errors
+from workers.media.video import VideoClip, open_clip
 from workers.media.views import count_views, plan_canvas, write_views
 
 Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
@@ -38,7 +40,8 @@ def image_tiles(source: BinaryIO, options: ImageOptions, allocate: Allocate) -> 
     picture = open_image(source, options.exif_transpose)
     grid = choose_grid(picture.width, picture.height, options.min_tiles, options.max_tiles, options.image_size)
     count = count_tiles(grid, options.use_thumbnail)
-    write_tiles(picture, grid, allocate((count, options.image_size, options.image_size, 3), np.uint8))
+    write = write_tiles_fast if options.fast_resize else write_tiles
+    write(picture, grid, allocate((count, options.image_size, options.image_size, 3), np.uint8))
     return Layout((count,), picture.width, picture.height)
 
 
@@ -46,18 +49,18 @@ def video_tiles(source: BinaryIO, options: VideoOptions, allocate: Allocate) -> 
     """uint8 [T, S, S, 3]: one tile a sampled frame, aspect not kept."""
     size = options.image_size
     clip = open_clip(source)
-    indices = sample(clip.frame_count, clip.average_fps, options)
+    indices = sample(clip, options)
+    write = write_tiles_fast if options.fast_resize else write_tiles
     tiles = allocate((len(indices), size, size, 3), np.uint8)
     height = width = position = 0
     with translated_errors():
         for frame in clip.read(indices):
             height, width = frame.shape[:2]
-            write_tiles(Image.fromarray(frame), (1, 1), tiles[position : position + 1])
+            write(Image.fromarray(frame), (1, 1), tiles[position : position + 1])
             repeats = indices.count(indices[position])
             tiles[position + 1 : position + repeats] = tiles[position]
             position += repeats
-    seconds = tuple(index / clip.average_fps for index in indices)
-    return Layout((1,) * len(indices), width, height, seconds)
+    return Layout((1,) * len(indices), width, height, seconds_of(clip, indices))
 
 
 def whole_picture(source: BinaryIO, options: PictureOptions, allocate: Allocate) -> Layout:
@@ -70,14 +73,14 @@ def whole_picture(source: BinaryIO, options: PictureOptions, allocate: Allocate)
 def whole_frames(source: BinaryIO, options: FramesOptions, allocate: Allocate) -> Layout:
     """uint8 [T, H, W, 3]: the sampled frames, each once, however often a short clip repeats one."""
     clip = open_clip(source)
-    indices = sorted(set(sample(clip.frame_count, clip.average_fps, options)))
+    indices = sorted(set(sample(clip, options)))
     with translated_errors():
         for position, frame in enumerate(clip.read(indices)):
             if position == 0:
                 height, width = frame.shape[:2]
                 frames = allocate((len(indices), height, width, 3), np.uint8)
             frames[position] = frame
-    return Layout((1,) * len(indices), width, height, tuple(index / clip.average_fps for index in indices))
+    return Layout((1,) * len(indices), width, height, seconds_of(clip, indices))
 
 
 def image_views(source: BinaryIO, options: ImageViewsOptions, allocate: Allocate) -> Layout:
@@ -93,7 +96,7 @@ def video_views(source: BinaryIO, options: VideoViewsOptions, allocate: Allocate
     """float32 [N, T, S, S, 3] of 0..255: the views of a clip, cut as its first sampled frame is."""
     size = options.cut.image_size
     clip = open_clip(source)
-    indices = sample(clip.frame_count, clip.average_fps, options.frames)
+    indices = sample(clip, options.frames)
     height = width = position = 0
     with translated_errors():
         for frame in clip.read(indices):
@@ -105,17 +108,31 @@ def video_views(source: BinaryIO, options: VideoViewsOptions, allocate: Allocate
             repeats = indices.count(indices[position])
             views[:, position + 1 : position + repeats] = views[:, position : position + 1]
             position += repeats
-    return Layout((len(views),), width, height, tuple(index / clip.average_fps for index in indices))
+    return Layout((len(views),), width, height, seconds_of(clip, indices))
 
 
-def sample(frame_count: int, average_fps: float, options: VideoOptions | FramesOptions) -> list[int]:
-    """Indices of the frames that `options` ask for. Raises MediaError where their part of the clip is empty."""
+def sample(clip: VideoClip, options: VideoOptions | FramesOptions) -> list[int]:
+    """Indices of the frames that `options` ask for. Raises MediaError where their part of the clip is empty.
+
+    Uneven frames are found by their time stamps, unless nothing but a number is asked for: then as the reference does.
+    """
     num_frames = min(options.num_frames, MAX_FRAMES)
+    part = (options.fps, options.start_s, options.end_s)
+    is_timed = part != (None, None, None) and not is_even(clip.times_s, clip.average_fps)
     try:
-        return frame_indices(frame_count, average_fps, num_frames, options.fps, options.start_s, options.end_s)
+        if is_timed:
+            return frames_at_times(clip.times_s, clip.average_fps, num_frames, *part)
+        return frame_indices(clip.frame_count, clip.average_fps, num_frames, *part)
     except ValueError as error:
         message = "The requested part of the video is empty: check start and end against the clip's length."
         raise media_error(MediaKind.VIDEO, Failure.PARSE, message) from error
+
+
+def seconds_of(clip: VideoClip, indices: Sequence[int]) -> tuple[float, ...]:
+    """When the frames are shown: where they are evenly spaced by their number, as the references print it."""
+    if is_even(clip.times_s, clip.average_fps):
+        return tuple(index / clip.average_fps for index in indices)
+    return tuple(clip.times_s[index] for index in indices)
 
 
 TRANSFORMS: dict[type, Transform] = {

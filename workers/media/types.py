@@ -20,13 +20,17 @@ class MediaKind(StrEnum):
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """Tiles of one picture: the grid of `min_tiles` to `max_tiles` squares of `image_size` nearest to its aspect."""
+    """Tiles of one picture: the grid of `min_tiles` to `max_tiles` squares of `image_size` nearest to its aspect.
+
+    `fast_resize`: with the filter of `fast_resize`, which is not exact; None: as the server is configured.
+    """
 
     image_size: int
     min_tiles: int = 1
     max_tiles: int = 12
     use_thumbnail: bool = True
     exif_transpose: bool = True
+    fast_resize: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class VideoOptions:
     """One `image_size` square a frame.
 
     `num_frames` frames spread evenly over `start_s`..`end_s` (absent: the whole clip). With `fps`, that many frames a
-    second instead, and `num_frames` is the most there may be.
+    second instead, and `num_frames` is the most there may be. `fast_resize`: as for pictures.
     """
 
     image_size: int
@@ -42,6 +46,7 @@ class VideoOptions:
     fps: float | None = None
     start_s: float | None = None
     end_s: float | None = None
+    fast_resize: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -12,22 +12,28 @@ equal PyAV's rgb24 bit for bit on 8-bit files, it is slower than sequential deco
 import bisect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import av
 import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from schemas.errors import MediaError
+from workers.media.animation import WebPClip
+from workers.media.clip_rules import (
+    MAX_DURATION_S,
+    MAX_FPS,
+    MAX_PACKETS,
+    MAX_PIXELS,
+    bad_format,
+    check_size,
+    damaged,
+    too_long,
+    translated_errors,
+)
 from workers.media.failures import Failure, media_error
 from workers.media.orientation import apply_display_matrix
 from workers.media.types import MediaKind
-
-MAX_SIDE, MAX_PIXELS = 4096, 4096 * 2304
-MAX_DURATION_S = 600
-MAX_PACKETS = 200_000  # ten minutes at more than 300 frames a second
-MAX_FPS = 1000
 
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
 _DECODERS = (
@@ -37,30 +43,46 @@ _DECODERS = (
 _NOTHING_ELSE = {"format_whitelist": "", "protocol_whitelist": "none", "codec_whitelist": _DECODERS}
 
 
+class VideoClip(Protocol):
+    """Frames by number. `times_s`: when each one begins, counted from the first."""
+
+    frame_count: int
+    average_fps: float
+    times_s: Sequence[float]
+
+    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+        """RGB frames, uint8 [H, W, 3], turned as the file says, for rising `indices`; a repeated index comes once."""
+        ...
+
+
 class Clip:
     """What the packets of one video stream say; frames are decoded on demand.
 
     `frame_count` counts the packets that are there, never what a header claims. `average_fps` is the container's rate.
     """
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: BinaryIO, container_format: str) -> None:
         self._source = source
-        self._format = _sniff(source)
+        self._format = container_format
         with self._open() as (container, stream):
             _check_header(container, stream)
             self.frame_count, timestamps, self._keys = _index(container, stream)
             declared_rate = stream.average_rate
-            span_s = float((timestamps[-1] - timestamps[0]) * (stream.time_base or 0)) if timestamps else 0.0
+            tick_s = float(stream.time_base or 0)
+        span_s = (timestamps[-1] - timestamps[0]) * tick_s if timestamps else 0.0
         if span_s > MAX_DURATION_S:
-            raise _too_long()
+            raise too_long()
         self.average_fps = _rate(declared_rate, self.frame_count, span_s)
+        self.times_s: Sequence[float] = [(at - timestamps[0]) * tick_s for at in timestamps] or [
+            index / self.average_fps for index in range(self.frame_count)
+        ]
         # Without time stamps frames are known by their count alone, and nothing can be skipped.
         self._is_timed = bool(timestamps)
         self._timestamps = timestamps or list(range(self.frame_count))
         self._can_seek = bool(self._keys)
 
     def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """RGB frames, uint8 [H, W, 3], turned as the file says, for rising `indices`; a repeated index comes once.
+        """See `VideoClip`.
 
         Decodes on from frame to frame, and seeks only where that skips a keyframe. A seek that lands behind its frame
         ends seeking: everything after it is decoded in order.
@@ -75,7 +97,7 @@ class Clip:
                     done += 1
             if done < len(wanted):
                 if not self._can_seek:
-                    raise _damaged()
+                    raise damaged()
                 self._can_seek = False
 
     def _walk(
@@ -102,7 +124,7 @@ class Clip:
                     return
                 has_sought = False
             if frame is None:
-                raise _damaged()
+                raise damaged()
             yield frame
 
     @contextmanager
@@ -123,23 +145,11 @@ class Clip:
 _FORMAT_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm", "avi": "avi", "gif": "gif"}
 
 
-def open_clip(source: BinaryIO) -> Clip:
+def open_clip(source: BinaryIO) -> VideoClip:
     """Raises MediaError: not a readable container, too long, too large, no video in it, broken."""
+    container_format = _sniff(source)
     with translated_errors():
-        return Clip(source)
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """PyAV's errors as ours; to be held around everything that reads from a clip."""
-    try:
-        yield
-    except MediaError:
-        raise
-    except MemoryError as error:
-        raise media_error(MediaKind.VIDEO, Failure.TOO_LARGE, "The video needs too much memory to decode.") from error
-    except Exception as error:  # a parser on hostile bytes raises anything
-        raise _damaged() from error
+        return WebPClip(source) if container_format == "webp" else Clip(source, container_format)
 
 
 def _sniff(source: BinaryIO) -> str:
@@ -149,25 +159,18 @@ def _sniff(source: BinaryIO) -> str:
         return "mov"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "matroska"
-    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-        return "avi"
+    if head[:4] == b"RIFF" and head[8:12] in (b"AVI ", b"WEBP"):
+        return head[8:12].decode().strip().lower()
     if head[:6] in (b"GIF87a", b"GIF89a"):
         return "gif"
-    message = "The file is not a video that can be read: send MP4, MOV, WebM, MKV, AVI or GIF."
-    raise media_error(MediaKind.VIDEO, Failure.FORMAT, message)
+    raise bad_format()
 
 
 def _check_header(container: av.container.InputContainer, stream: av.VideoStream) -> None:
-    _check_size(stream.codec_context.width, stream.codec_context.height)
+    check_size(stream.codec_context.width, stream.codec_context.height)
     lengths_s = [(container.duration or 0) / av.time_base, float((stream.duration or 0) * (stream.time_base or 0))]
     if max(lengths_s) > MAX_DURATION_S:
-        raise _too_long()
-
-
-def _check_size(width: int, height: int) -> None:
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        message = f"The video's frames are too large: at most {MAX_SIDE}x{MAX_PIXELS // MAX_SIDE} pixels are accepted."
-        raise media_error(MediaKind.VIDEO, Failure.TOO_LARGE, message)
+        raise too_long()
 
 
 def _index(container: av.container.InputContainer, stream: av.VideoStream) -> tuple[int, list[int], list[int]]:
@@ -181,12 +184,12 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream) -> tu
         if packet.size == 0 or packet.is_discard:
             continue
         if packet.is_corrupt:
-            raise _damaged()
+            raise damaged()
         timestamps.append(packet.pts)
         if packet.is_keyframe:
             keys.append(packet.pts)
         if len(timestamps) > MAX_PACKETS:
-            raise _too_long()
+            raise too_long()
     if not timestamps:
         raise media_error(MediaKind.VIDEO, Failure.PARSE, "The video has no frames.")
     timed = [at for at in timestamps if at is not None]
@@ -213,16 +216,7 @@ def _rate(declared: object, frame_count: int, span_s: float) -> float:
 
 
 def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    _check_size(frame.width, frame.height)
+    check_size(frame.width, frame.height)
     picture = converter.reformat(frame, format="rgb24", threads=1)
     matrix = frame.side_data.get("DISPLAYMATRIX")
     return apply_display_matrix(picture.to_ndarray(), bytes(matrix) if matrix else None)  # type: ignore[call-overload]
-
-
-def _damaged() -> MediaError:
-    return media_error(MediaKind.VIDEO, Failure.PARSE, "The video is damaged or incomplete.")
-
-
-def _too_long() -> MediaError:
-    message = f"The video is too long: at most {MAX_DURATION_S} seconds are accepted."
-    return media_error(MediaKind.VIDEO, Failure.TOO_LARGE, message)
