@@ -79,7 +79,8 @@ def parser() -> Parser:
     gateway = commands.add_parser("gateway", help="the HTTP side alone")
     add_flags(gateway, GatewaySettings)
     commands.add_parser("worker", help="one worker alone: glimpsed worker MODEL ...", add_help=False)
-    commands.add_parser("models", help="the architectures that have a model of their own")
+    models = commands.add_parser("models", help="known families and checkpoints, and what they need")
+    models.add_argument("--json", action="store_true", help="as JSON, sizes in bytes")
     commands.add_parser("doctor", help="what this machine can run, and why not")
 
     chat = commands.add_parser("chat", help="talk to a server from the terminal")
@@ -121,8 +122,9 @@ def _run(life: Coroutine[None, None, None]) -> int:
     return 0
 
 
-def _models(_: argparse.Namespace, worker_module: str) -> int:
-    return subprocess.run([sys.executable, "-m", worker_module, "--list-families"], check=False).returncode
+def _models(arguments: argparse.Namespace, worker_module: str) -> int:
+    command = [sys.executable, "-m", worker_module, "--list-families", *(["--json"] if arguments.json else [])]
+    return subprocess.run(command, check=False).returncode
 
 
 def _doctor(_: argparse.Namespace, worker_module: str) -> int:

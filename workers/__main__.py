@@ -30,10 +30,15 @@ OpenHandler = Callable[[WorkerSettings], Awaitable[JobHandler]]
 
 def main(argv: list[str], open_handler: OpenHandler | None = None) -> int:
     """The process's life; its exit code. `open_handler` loads the model; None: the one that loads checkpoints."""
-    if argv in (["--doctor"], ["--list-families"]):
-        from workers.doctor import list_architectures, report
+    if argv == ["--doctor"]:
+        from workers.doctor import report
 
-        print(report() if argv == ["--doctor"] else list_architectures())
+        print(report())
+        return 0
+    if argv in (["--list-families"], ["--list-families", "--json"]):
+        from workers.catalogue.listing import as_json, as_text
+
+        print(as_json() if argv[1:] else as_text())
         return 0
     try:
         settings = parse_command_line(argv)

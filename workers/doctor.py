@@ -9,13 +9,6 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "safetensors", "pillow", "a
 _OPTIONAL = {"decord": "clips are read with PyAV alone", "lmdeploy": "--backend lmdeploy is not available"}
 
 
-def list_architectures() -> str:
-    """The architectures (config.json) that have a model of our own, one a line."""
-    from workers.models.registry import _ARCHITECTURES
-
-    return "\n".join(sorted(_ARCHITECTURES))
-
-
 def report() -> str:
     """Lines for the operator: versions, memory, devices with what each can do."""
     return "\n".join([*_machine(), *_libraries(), *_devices()])

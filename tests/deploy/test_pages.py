@@ -15,7 +15,7 @@ from schemas.jobs import ImagePart, TextPart, VideoPart
 from tests.deploy.project import PAGES, ROOT, assert_is_command, blocks, read
 from tests.fakes.memory_queue import MemoryQueue, tell
 from tests.server.serving import listening
-from workers.doctor import list_architectures
+from workers.catalogue.listing import read_families
 from workers.media.image import open_image
 from workers.media.video import open_clip
 
@@ -83,7 +83,8 @@ def test_the_examples_media_can_be_read() -> None:
 
 
 def test_the_page_of_models_names_each_architecture() -> None:
-    assert not [name for name in list_architectures().split() if f"`{name}`" not in read("docs/models.md")]
+    named = [family.architecture for family in read_families() if family.architecture]
+    assert not [name for name in named if f"`{name}`" not in read("docs/models.md")]
 
 
 def test_make_targets_that_the_readme_names_exist() -> None:

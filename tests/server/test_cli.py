@@ -41,6 +41,14 @@ def test_help_lists_every_flag_of_the_interface(capsys: pytest.CaptureFixture[st
     assert [flag for flag in flags.split() if flag not in text] == []
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_models_asks_the_worker_side_for_its_list(flags: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", *flags]) == 0
+    printed = capfd.readouterr().out
+    assert "InternVL2-8B" in printed
+    assert not flags or json.loads(printed)["families"]
+
+
 class Api(BaseHTTPRequestHandler):
     """Answers like the daemon does; `bodies` keeps what was asked."""
 

@@ -1,4 +1,4 @@
-"""PVC-InternVL2 against the golden re-implementation of the paper, through the engine, and its guesses by themselves."""
+"""PVC-InternVL2 against the golden re-implementation of the paper, through the engine; its guesses by themselves."""
 
 from typing import Any
 
