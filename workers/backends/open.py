@@ -1,6 +1,7 @@
 """Puts an engine together for a loaded model."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -22,11 +23,19 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
 def free_bytes(device: torch.device) -> int:
-    """What a model's K/V pool may count on: free memory of a GPU, half of the machine's memory for a CPU."""
+    """What a model's K/V pool may count on: free memory of a GPU; for a CPU half of the machine's or container's."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _CGROUP_LIMITS:
+        # "max" stands for no limit.
+        if path.is_file() and (text := path.read_text(encoding="ascii").strip()).isdigit():
+            limits.append(int(text))
+    return min(limits) // 2
 
 
 def open_backend(model: VisionLanguageModel, limits: EngineLimits, enable_prefix_cache: bool) -> NativeBackend:

@@ -55,6 +55,8 @@ class ChatHandler:
 
 async def open_handler(settings: WorkerSettings) -> JobHandler:
     """Load what the settings name and start serving it. Raises ModelLoadError with one line for the operator."""
+    if settings.backend == "lmdeploy":
+        raise ModelLoadError("--backend lmdeploy does not exist yet: leave the flag out, or say transformers")
     try:
         return await _open(settings)
     except (ModelError, TokenizerError) as error:
