@@ -43,7 +43,9 @@ class WorkerSettings(BaseSettings):
     num_kv_blocks: int | None = Field(None, ge=1, description="pages for keys and values, instead", title="n")
     block_size: int = Field(16, ge=1, le=1024, description="tokens in a page", title="n")
     max_num_seqs: int = Field(64, ge=1, description="sequences that run at a time", title="n")
-    max_num_batched_tokens: int = Field(2048, ge=1, description="tokens in one step", title="n")
+    max_num_batched_tokens: int | None = Field(
+        None, ge=1, description="tokens in one step; default: 512 on a CPU, 8192 on a GPU", title="n"
+    )
     no_prefix_cache: bool = Field(False, description="do not reuse pages of equal prompts")
 
     allowed_local_media_path: Path | None = Field(None, description="folder that file URLs may read", title="dir")

@@ -64,8 +64,9 @@ def size_engine(
         num_blocks=num_blocks,
         block_size=block_size,
         max_num_seqs=max_num_seqs,
-        # The longest a running stream may wait for its next token is the time of one such step.
-        max_num_batched_tokens=max(max_num_seqs, asked.max_num_batched_tokens or (8192 if is_cuda else 1024)),
-        max_encode_tokens=16384 if is_cuda else 1024,
+        # The longest that a running stream waits for its next token is the time of one such step; more tokens than
+        # these make no product faster.
+        max_num_batched_tokens=max(max_num_seqs, asked.max_num_batched_tokens or (8192 if is_cuda else 512)),
+        max_encode_tokens=16384 if is_cuda else 512,
         encoder_cache_bytes=_GIB if is_cuda else _GIB // 4,
     )
