@@ -9,8 +9,8 @@ from aiohttp import web
 from schemas.errors import ErrorCode, MediaError
 from tests.workers.media.fetching import fails, fetch, running
 from tests.workers.media.origin import HOST, PUBLIC_ADDRESS, SMALL_LIMITS, Canary, Origin, RawHandler, answer, redirect
-from workers.media.fetch import Fetcher
-from workers.media.guard import MediaPolicy, parse_private_hosts
+from workers.media.fetch import Fetcher, FetchLimits
+from workers.media.guard import MediaPolicy, parse_domains, parse_private_hosts
 from workers.media.types import MediaKind
 
 LIMIT_BYTES = SMALL_LIMITS[MediaKind.IMAGE].size_bytes
@@ -171,6 +171,38 @@ async def test_a_slow_origin_runs_into_the_total_time(origin: Origin) -> None:
         return response
 
     assert await fails(origin, origin.serve("/x", drip), total_s=0.3) == ErrorCode.FAILED_TO_DOWNLOAD_IMAGE
+
+
+async def test_a_body_below_the_least_rate_is_given_up(origin: Origin) -> None:
+    sent = 0
+
+    async def trickle(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b"x" * 10)
+            sent += 10
+            await asyncio.sleep(0.01)
+
+    limits = {MediaKind.IMAGE: FetchLimits(60.0, LIMIT_BYTES, bytes_per_s=1 << 20, grace_s=0.2)}
+    fetcher = Fetcher(MediaPolicy(), origin.resolve, origin.dial, limits)
+    async with running(fetcher):
+        with pytest.raises(MediaError, match="too slowly") as failed:
+            await fetcher.fetch(origin.serve("/x", trickle), MediaKind.IMAGE)
+        assert await fetcher.fetch(origin.serve("/y", answer(b"x" * LIMIT_BYTES)), MediaKind.IMAGE)
+    assert failed.value.code == ErrorCode.FAILED_TO_DOWNLOAD_IMAGE
+    assert 0 < sent < LIMIT_BYTES
+
+
+async def test_only_named_domains_are_dialled_and_redirects_stay_on_them(origin: Origin) -> None:
+    policy = MediaPolicy(domains=parse_domains([HOST]))
+    origin.names["other.example.com"] = [PUBLIC_ADDRESS]
+    assert await fetch(origin, origin.serve("/a", answer(b"content")), policy) == b"content"
+    assert await fails(origin, "http://other.example.com/a", policy) == ErrorCode.INVALID_IMAGE_URL
+    hop = origin.serve("/hop", redirect("http://other.example.com/a"))
+    assert await fails(origin, hop, policy) == ErrorCode.INVALID_IMAGE_URL
+    assert origin.lookups["other.example.com"] == 0
 
 
 async def test_an_endless_body_is_cut_at_the_limit(origin: Origin) -> None:

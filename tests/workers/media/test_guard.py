@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from workers.media.guard import MediaPolicy, Refused, is_public_address, judge_file, judge_url, parse_private_hosts
+from workers.media.guard import (
+    MediaPolicy,
+    Refused,
+    is_public_address,
+    judge_file,
+    judge_url,
+    parse_domains,
+    parse_private_hosts,
+)
 
 DEFAULT = MediaPolicy()
 
@@ -130,3 +138,32 @@ def test_without_a_root_no_file_is_served(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     with pytest.raises(Refused):
         judge_file(f"file://{tmp_path}/a.png", DEFAULT)
+
+
+def test_named_domains_are_the_only_ones() -> None:
+    policy = MediaPolicy(
+        private_hosts=parse_private_hosts(["10.0.0.1:9000"]),
+        domains=parse_domains([".Example.com", "a.org", "8.8.8.8"]),
+    )
+    for url in ("https://x.example.com/", "https://x.y.example.com/", "http://A.org/", "http://8.8.8.8/"):
+        assert judge_url(url, policy).host is not None
+    assert judge_url("http://10.0.0.1:9000/", policy).port == 9000
+    for url in (
+        "https://example.com/", "https://badexample.com/", "https://x.a.org/", "https://example.com.evil.org/",
+        "http://8.8.4.4/", "http://127.0.0.1/", "https://x.example.com.", "http://[2606:4700::1111]/",
+    ):  # fmt: skip
+        with pytest.raises(Refused):
+            judge_url(url, policy)
+
+
+def test_a_named_domain_does_not_lift_the_rule_about_addresses() -> None:
+    policy = MediaPolicy(domains=parse_domains(["127.0.0.1", "localhost", ".internal"]))
+    for url in ("http://127.0.0.1/", "http://localhost/", "http://x.internal/"):
+        with pytest.raises(Refused):
+            judge_url(url, policy)
+
+
+@pytest.mark.parametrize("value", ["", ".", "a b", "http://x", "x/y", "*.example.com", "a..b", "a:80"])
+def test_a_domain_that_is_none_is_named(value: str) -> None:
+    with pytest.raises(ValueError, match="not a HOST"):
+        parse_domains([value])
