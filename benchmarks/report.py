@@ -16,7 +16,7 @@ def write_report(name: str, title: str, notes: str, header: Sequence[str], rows:
     lines = [
         f"# {title}",
         "",
-        f"`python -m {_module()} {' '.join(sys.argv[1:])}`".replace(" `", "`"),
+        f"`{_command()}`",
         "",
         f"{datetime.date.today()}, {_machine()}.",
         "",
@@ -33,9 +33,11 @@ def write_report(name: str, title: str, notes: str, header: Sequence[str], rows:
     print(text)
 
 
-def _module() -> str:
+def _command() -> str:
+    """As it was called, but for where things lie on the machine that measured."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec is not None else Path(sys.argv[0]).name
+    name = f"-m {spec.name}" if spec is not None else Path(sys.argv[0]).name
+    return " ".join(["python", name, *(Path(arg).name if arg.startswith("/") else arg for arg in sys.argv[1:])])
 
 
 def _machine() -> str:
