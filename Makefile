@@ -1,6 +1,7 @@
 # make install [VENV=.venv]          what the daemon and its tests need, in a virtual environment
 # make serve [PORT=8000] [MODEL=...] the daemon in the foreground; no MODEL: the built-in demo model
 # make test | lint | clean
+# make fuzz                          10,000 damaged pictures and 1,000 damaged clips; for the night
 # make goldens GOLDENS=DIR           the tests against reference results, with a full set in place of the lean copy
 #
 # Another package index (for example torch's own, with smaller CPU builds) is chosen as pip has it:
@@ -16,7 +17,7 @@ DAEMON := $(VENV)/.glimpsed-daemon
 TESTS := $(VENV)/.glimpsed-tests
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
-.PHONY: install serve test lint goldens clean
+.PHONY: install serve test fuzz lint goldens clean
 
 install: $(TESTS)
 
@@ -43,6 +44,9 @@ serve: $(DAEMON)
 
 test: install
 	$(BIN)/python -m pytest
+
+fuzz: install
+	$(BIN)/python -m pytest -m slow tests/workers/media/test_fuzz.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -15,7 +15,6 @@ def is_even(times_s: Sequence[float], average_fps: float) -> bool:
 
 def frames_at_times(
     times_s: Sequence[float],
-    average_fps: float,
     num_frames: int,
     fps: float | None,
     start_s: float | None,
@@ -23,10 +22,10 @@ def frames_at_times(
 ) -> list[int]:
     """The frames that are shown in the middle of equal stretches of start_s..end_s, for any spacing of frames.
 
-    times_s: when each frame begins, rising from 0; the last one is shown for 1 / average_fps. Numbers of frames as in
-    `frame_indices`. Raises ValueError where the part holds nothing.
+    times_s: when each frame begins, rising from 0; two at least; the last one is shown for as long as the mean of the
+    others. Numbers of frames as in `frame_indices`. Raises ValueError where the part holds nothing.
     """
-    last_s = times_s[-1] + 1 / average_fps
+    last_s = times_s[-1] + times_s[-1] / (len(times_s) - 1)
     begin_s = max(0.0, start_s or 0.0)
     stop_s = last_s if end_s is None else min(end_s, last_s)
     if num_frames < 1 or begin_s >= stop_s:

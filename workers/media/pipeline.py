@@ -63,6 +63,11 @@ class MediaPipeline:
         """As `image`, for a clip."""
         return await self._prepare(url, options, MediaKind.VIDEO, param, tenant)
 
+    @property
+    def sandbox_pids(self) -> list[int]:
+        """Of the decode processes that are up."""
+        return self._sandbox.pids
+
     def metrics(self) -> dict[str, float]:
         """Figures for a heartbeat, by name; what ends in _total only grows."""
         figures = self._figures.totals() | {

@@ -118,10 +118,10 @@ def sample(clip: VideoClip, options: VideoOptions | FramesOptions) -> list[int]:
     """
     num_frames = min(options.num_frames, MAX_FRAMES)
     part = (options.fps, options.start_s, options.end_s)
-    is_timed = part != (None, None, None) and not is_even(clip.times_s, clip.average_fps)
+    has_times = clip.times_s[-1] > 0 and not is_even(clip.times_s, clip.average_fps)
     try:
-        if is_timed:
-            return frames_at_times(clip.times_s, clip.average_fps, num_frames, *part)
+        if has_times and part != (None, None, None):
+            return frames_at_times(clip.times_s, num_frames, *part)
         return frame_indices(clip.frame_count, clip.average_fps, num_frames, *part)
     except ValueError as error:
         message = "The requested part of the video is empty: check start and end against the clip's length."

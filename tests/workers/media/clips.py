@@ -2,10 +2,13 @@
 
 import io
 import struct
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any
 
 import av
 import numpy as np
+from PIL import Image
 
 
 def clip(
@@ -35,6 +38,61 @@ def clip(
                 output.mux(packet)
         for packet in stream.encode():
             output.mux(packet)
+    return file.getvalue()
+
+
+def uneven(times_ms: Sequence[int], container: str = "mp4", codec: str = "libx264") -> bytes:
+    """Frame k, drawn as by `clip`, begins at times_ms[k]."""
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=1000)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.max_b_frames = 0
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for k, time_ms in enumerate(times_ms):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 8 * (k % 30), np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return file.getvalue()
+
+
+def repeated(num_frames: int, size: tuple[int, int], fps: int = 30) -> bytes:
+    """One JPEG so many times: large clips of keyframes only, made quickly."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mov") as output:
+        stream = output.add_stream("mjpeg", rate=fps)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuvj420p"
+        picture = np.random.default_rng(0).integers(0, 256, (size[1] // 16, size[0] // 16, 3), np.uint8)
+        large = np.asarray(Image.fromarray(picture).resize(size))
+        (first,) = [*stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")), *stream.encode()]
+        content = bytes(first)
+        for k in range(num_frames):
+            packet = av.Packet(content)
+            packet.stream, packet.time_base = stream, Fraction(1, fps)
+            packet.pts = packet.dts = k
+            packet.is_keyframe = True
+            output.mux(packet)
+    return file.getvalue()
+
+
+def wrapped(h264: bytes) -> bytes:
+    """A raw stream's packets, whatever they hold, in Matroska."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(h264), format="h264") as raw, av.open(file, "w", format="matroska") as output:
+        stream = output.add_stream_from_template(raw.streams.video[0])
+        for k, packet in enumerate(packet for packet in raw.demux() if packet.size):
+            packet.stream, packet.pts, packet.dts = stream, 40 * k, 40 * k
+            output.mux(packet)
+    return file.getvalue()
+
+
+def animation(image_format: str, num_frames: int = 30, frame_ms: int = 100) -> bytes:
+    """Frames as by `clip`, in WebP, GIF or PNG, by Pillow."""
+    pictures = [Image.new("RGB", (64, 48), (8 * (k % 30),) * 3) for k in range(num_frames)]
+    file = io.BytesIO()
+    pictures[0].save(file, image_format, save_all=True, append_images=pictures[1:], duration=frame_ms, lossless=True)
     return file.getvalue()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import os
+import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,50 @@ async def test_kinds_are_not_mixed_up(pipeline: MediaPipeline, origin: Origin) -
     with pytest.raises(MediaError) as failed:
         await pipeline.video(origin.serve("/y", answer(encode(noise(9, 9), "PNG"))), VideoOptions(28, 2), PARAM)
     assert failed.value.code == ErrorCode.INVALID_VIDEO_FORMAT
+
+
+async def test_figures_tell_what_was_done(pipeline: MediaPipeline, origin: Origin) -> None:
+    content = encode(noise(84, 28), "PNG")
+    before = pipeline.metrics()
+    assert {name for name, value in before.items() if value} == set()
+    url = origin.serve("/a.png", answer(content))
+    for _ in range(2):
+        await pipeline.image(url, SMALL, PARAM)
+    await pipeline.video(data_url(clip(), "video/mp4"), VideoOptions(28, 8), "video")
+    for bad in ("http://127.0.0.1/", origin.serve("/no", answer(b"", 404)), data_url(b"<html>")):
+        with pytest.raises(MediaError):
+            await pipeline.image(bad, SMALL, PARAM)
+    now = pipeline.metrics()
+    assert set(now) == set(before)
+    counts = {name: value for name, value in now.items() if value and "seconds" not in name and "cache_b" not in name}
+    assert counts == {
+        "media_fetch_ok_total": 2,
+        "media_fetch_bytes_total": 2 * len(content),
+        "media_fetch_failed_total": 2,
+        "media_decoded_images_total": 1,
+        "media_decoded_videos_total": 1,
+        "media_tiles_total": 4,
+        "media_frames_total": 8,
+        "media_cache_hits_total": 1,
+        "media_cache_misses_total": 3,
+        "media_rejected_url_total": 1,
+        "media_rejected_download_total": 1,
+        "media_rejected_format_total": 1,
+    }
+    for seconds in ("fetch_seconds_total", "decode_image_seconds_total", "decode_video_seconds_total"):
+        assert now[f"media_{seconds}"] > 0
+    assert now["media_cache_bytes"] == (4 + 8) * 28 * 28 * 3
+
+
+async def test_a_process_that_is_lost_counts_as_a_restart(pipeline: MediaPipeline) -> None:
+    (pid,) = pipeline.sandbox_pids
+    os.kill(pid, signal.SIGSTOP)
+    call = asyncio.create_task(pipeline.image(data_url(encode(noise(28, 28), "PNG")), SMALL, PARAM))
+    await asyncio.sleep(0)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(MediaError):
+        await call
+    assert pipeline.metrics()["media_sandbox_restarts_total"] == 1
 
 
 async def test_the_loop_goes_on_while_media_are_prepared(pipeline: MediaPipeline) -> None:

@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import av
 import numpy as np
 import psutil
 import pytest
 
 from schemas.errors import ErrorCode, MediaError, Unavailable
-from tests.workers.media.clips import brightness, clip, forge, playlists
+from tests.workers.media.clips import animation, brightness, clip, forge, playlists
 from tests.workers.media.origin import Canary
 from tests.workers.media.test_image import FORMATS, encode, noise, png_of_zeros, webp_bomb
 from workers.media.sandbox import LIMITS, Sandbox
@@ -34,12 +35,20 @@ async def test_every_format_decodes_as_it_does_in_process(sandbox: Sandbox) -> N
 
 
 async def test_clips_of_every_container_decode(sandbox: Sandbox) -> None:
-    for container, codec in (("mp4", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4"), ("mov", "mjpeg")):
+    kinds = [("mp4", "libx264"), ("webm", "libvpx"), ("avi", "mpeg4"), ("mov", "mjpeg")]
+    kinds += [("mp4", "libsvtav1"), ("mp4", "libx265"), ("webm", "libvpx-vp9")]
+    for container, codec in (kind for kind in kinds if kind[1] in av.codecs_available):
         content = clip(container=container, codec=codec, pix_fmt="yuvj420p" if codec == "mjpeg" else "yuv420p")
         tiles, layout = await sandbox.decode(content, VideoOptions(28, 6), MediaKind.VIDEO)
         assert layout.tile_counts == (1,) * 6
         assert [brightness(tile) for tile in tiles] == pytest.approx([2, 7, 12, 17, 21, 26], abs=1)
     assert sandbox.num_replaced == 0
+
+
+async def test_animations_decode_as_clips(sandbox: Sandbox) -> None:
+    for image_format in ("WEBP", "GIF"):
+        tiles, _ = await sandbox.decode(animation(image_format), VideoOptions(28, 6), MediaKind.VIDEO)
+        assert [brightness(tile) for tile in tiles] == pytest.approx([2, 7, 12, 17, 21, 26], abs=1)
 
 
 async def test_results_do_not_share_memory(sandbox: Sandbox) -> None:

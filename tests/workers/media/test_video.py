@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 from schemas.errors import ErrorCode, MediaError
-from tests.workers.media.clips import audio_only, brightness, clip, forge, playlists, turned
+from tests.workers.media.clips import (
+    animation,
+    audio_only,
+    brightness,
+    clip,
+    forge,
+    playlists,
+    repeated,
+    turned,
+    uneven,
+    wrapped,
+)
 from workers.media import video
 from workers.media.transforms import video_tiles
 from workers.media.types import Layout, VideoOptions
@@ -59,9 +70,16 @@ def test_frames_equal_decords_bit_for_bit(name: str, read_media: Callable[[str],
         ("avi", "mpeg4", "yuv420p", 0),
         ("avi", "libx264", "yuv420p", 0),
         ("gif", "gif", "rgb8", 0),
+        ("mp4", "libx265", "yuv420p", 2),
+        ("webm", "libvpx-vp9", "yuv420p", 0),
+        ("mp4", "libsvtav1", "yuv420p", 0),
+        ("matroska", "ffv1", "yuv420p", 0),
+        ("mov", "mjpeg", "yuvj420p", 0),
     ],
 )
 def test_any_frames_are_the_same_sought_or_in_order(container: str, codec: str, pix_fmt: str, b_frames: int) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"PyAV has no {codec} here")
     content = clip(container=container, codec=codec, b_frames=b_frames, keyframe_every=5, pix_fmt=pix_fmt)
     everything = list(open_clip(io.BytesIO(content)).read(range(30)))
     assert [brightness(frame) for frame in everything] == pytest.approx(list(range(30)), abs=1)
@@ -239,3 +257,83 @@ def test_flipped_bytes_give_frames_or_a_media_error() -> None:
             decode(bytes(damaged))
         except MediaError:
             pass
+
+
+@pytest.mark.parametrize("image_format", ["WEBP", "GIF"])
+def test_animations_are_clips(image_format: str) -> None:
+    opened = open_clip(io.BytesIO(animation(image_format)))
+    assert (opened.frame_count, opened.average_fps) == (30, pytest.approx(10))
+    frames = list(opened.read([0, 3, 4, 29]))
+    assert [brightness(frame) for frame in frames] == pytest.approx([0, 3, 4, 29], abs=1)
+    assert frames[0].shape == (48, 64, 3)
+    _, layout = decode(animation(image_format), num_frames=3, start_s=1.0, end_s=2.0)
+    assert layout.timestamps_s == pytest.approx((1.1, 1.5, 1.8), abs=0.11)
+
+
+def test_a_still_webp_is_a_clip_of_one_frame() -> None:
+    tiles, _ = decode(animation("WEBP", num_frames=1), num_frames=2)
+    assert len(tiles) == 2
+
+
+def test_animated_webp_is_judged_before_it_is_decoded() -> None:
+    content = animation("WEBP", num_frames=3)
+    assert content[12:16] == b"VP8X"
+    assert fails(content[:24] + (8191).to_bytes(3, "little") + content[27:]) == ErrorCode.VIDEO_TOO_LARGE
+    assert fails(animation("WEBP", num_frames=7, frame_ms=100_000)) == ErrorCode.VIDEO_TOO_LARGE
+    assert fails(content[: len(content) // 2]) == ErrorCode.VIDEO_PARSE_ERROR
+    assert fails(content[:28]) == ErrorCode.VIDEO_PARSE_ERROR
+
+
+def test_an_animated_png_is_no_clip() -> None:
+    assert fails(animation("PNG", num_frames=3)) == ErrorCode.INVALID_VIDEO_FORMAT
+
+
+UNEVEN_MS = [0, 100, 200, 300, 4000, 8000]
+
+
+@pytest.mark.parametrize(("container", "codec"), [("mp4", "libx264"), ("matroska", "libx264")])
+def test_uneven_frames_are_chosen_by_their_time_stamps(container: str, codec: str) -> None:
+    content = uneven(UNEVEN_MS, container, codec)
+    assert open_clip(io.BytesIO(content)).times_s == pytest.approx([ms / 1000 for ms in UNEVEN_MS], abs=0.002)
+    tiles, layout = decode(content, num_frames=2, start_s=4.0, end_s=7.5)
+    assert [brightness(tile) for tile in tiles] == [4, 4] and layout.timestamps_s == pytest.approx((4.0, 4.0))
+    tiles, layout = decode(content, num_frames=64, fps=0.5)
+    assert [brightness(tile) for tile in tiles][:3] == [3, 3, 4]
+    assert layout.timestamps_s[-1] == pytest.approx(8.0)
+
+
+def test_a_number_alone_counts_uneven_frames_as_the_reference_does() -> None:
+    tiles, layout = decode(uneven(UNEVEN_MS), num_frames=6)
+    assert [brightness(tile) for tile in tiles] == [0, 1, 2, 2, 3, 4]
+    assert layout.timestamps_s == pytest.approx((0.0, 0.1, 0.2, 0.2, 0.3, 4.0), abs=0.002)
+
+
+def test_a_clip_that_grows_on_the_way_is_refused_at_the_frame() -> None:
+    small = clip(num_frames=4, container="h264", codec="libx264")
+    large = clip(num_frames=1, size=(4160, 64), container="h264", codec="libx264")
+    with pytest.raises(MediaError) as failed:
+        list(open_clip(io.BytesIO(wrapped(small + large))).read(range(5)))
+    assert failed.value.code == ErrorCode.VIDEO_TOO_LARGE
+
+
+def test_transparent_vp9_is_read() -> None:
+    content = clip(container="webm", codec="libvpx-vp9", pix_fmt="yuva420p", num_frames=5)
+    tiles, _ = decode(content, num_frames=2)
+    assert [brightness(tile) for tile in tiles] == pytest.approx([1, 3], abs=1)
+
+
+def test_thousands_of_parameter_sets_cost_little() -> None:
+    content = clip(num_frames=3, container="h264", codec="libx264", keyframe_every=1)
+    ends = [at for at in range(len(content) - 4) if content[at : at + 4] == b"\x00\x00\x00\x01"]
+    content = wrapped(content[ends[0] : ends[2]] * 4000 + content)
+    started = time.process_time()
+    try:
+        assert len(decode(content)[0]) == 4
+    except MediaError as error:
+        assert error.code == ErrorCode.VIDEO_PARSE_ERROR
+    assert time.process_time() - started < 5
+
+
+def test_the_largest_frames_are_decoded_within_the_limits() -> None:
+    tiles, layout = decode(repeated(600, (4096, 2304)), num_frames=4)
+    assert len(tiles) == 4 and (layout.width, layout.height) == (4096, 2304)
