@@ -101,7 +101,7 @@ class Engine:
         done.steps += 1
         done.generated_tokens += num_sampled
         done.encoded_items += len(plan.encode)
-        done.encoded_tokens += sum(item.length for item in plan.encode)
+        done.encoded_tokens += sum(item.encoded_length for item in plan.encode)
         done.preemptions += len(plan.preempted)
         for chunk in plan.chunks:
             if chunk.length > 1 or chunk.start < chunk.seq.num_prompt_tokens:

@@ -69,8 +69,8 @@ class Runner:
             if self._model.device.type != "cpu" and isinstance(error, RuntimeError):
                 raise
             raise EncodingFailed(item.key, f"the vision tower cannot take this medium: {error}") from error
-        if len(embedding) != item.length:
-            raise EncodingFailed(item.key, f"{len(embedding)} embeddings came for {item.length} placeholders")
+        if len(embedding) != item.encoded_length:
+            raise EncodingFailed(item.key, f"{len(embedding)} embeddings came for {item.encoded_length} placeholders")
         return embedding
 
     def _forward(self, chunks: Seq[Chunk], batch: Batch) -> Tensor:
