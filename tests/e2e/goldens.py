@@ -6,6 +6,7 @@ are used, those with media that the lean copy lacks included.
 
 import base64
 import json
+import math
 import mimetypes
 import os
 from dataclasses import dataclass
@@ -28,13 +29,17 @@ NAMES = (
     "internvl-chat-v1-1",
     "internvl-chat-v1-2",
     "internvl2-phi3",
+    "mono-internvl",
+    "mono-internvl-ext",
+    "hovle",
+    "hovle_hd",
+    "pvc",
     "internvideo2-chat",
+    "internvideo2-chat-hd",  # the served name makes it HD
 )
-OWN_OPTIONS = ("image_join", "hd_num", "padding", "fix_ratio", "instruction", "use_frame_msg")
-OPTIONS = {
-    "max_num": ("mm_processor_kwargs", "max_dynamic_patch"),
-    **{name: ("mm_processor_kwargs", name) for name in OWN_OPTIONS},
-}
+_FAMILY_OPTIONS = ("image_join", "hd_num", "padding", "fix_ratio", "instruction", "use_frame_msg", "data_flag")
+PAGE_SIZE = 16
+LOGPROB_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,62 @@ class Golden:
         return f"{self.model}/{self.name}"
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """An answer beside its golden. problems: what is not equal. max_difference: of the natural logarithms of the
+    probabilities, over the tokens and the five likeliest of every step; infinite where they cannot be compared."""
+
+    problems: list[str]
+    max_difference: float
+
+    @property
+    def is_exact(self) -> bool:
+        return not self.problems and self.max_difference <= LOGPROB_TOLERANCE
+
+
 def load_goldens() -> list[Golden]:
-    """All cases of all families whose media are there."""
-    return [golden for name in NAMES if (ROOT / name).is_dir() for golden in _load(name)]
+    """All cases of all families whose media and expected tensors are there."""
+    return [golden for name in NAMES if (ROOT / name / "expected.safetensors").is_file() for golden in _load(name)]
+
+
+def group_models(goldens: list[Golden], size: int) -> list[list[str]]:
+    """The models in groups that a machine serves at a time; those with long cases are together."""
+    longest: dict[str, int] = {}
+    for golden in goldens:
+        longest[golden.model] = max(longest.get(golden.model, 0), len(golden.prompt_ids))
+    names = sorted(longest, key=lambda name: longest[name])
+    return [names[first : first + size] for first in range(0, len(names), size)]
+
+
+def tight_pages(goldens: list[Golden], models: list[str]) -> int:
+    """Pages for the longest case of these models and little more: nine at a time keep taking them from each other."""
+    lengths = [len(golden.prompt_ids) + len(golden.greedy_ids) for golden in goldens if golden.model in models]
+    return -(-max(lengths) // PAGE_SIZE) + 2
+
+
+def compare(golden: Golden, answer: dict[str, Any]) -> Comparison:
+    """Prompt ids, greedy ids and text must be equal; logprobs are compared with those of the reference's logits."""
+    choice = answer["choices"][0]
+    found = {
+        "prompt ids": (answer["prompt_token_ids"], golden.prompt_ids),
+        "greedy ids": (choice["token_ids"], golden.greedy_ids),
+        "text": (choice["message"]["content"], golden.greedy_text),
+    }
+    problems = [
+        f"{golden}: {what} {ours} instead of {theirs}"
+        for what, (ours, theirs) in found.items()
+        if theirs is not None and ours != theirs
+    ]
+    return Comparison(problems, math.inf if problems else _max_difference(golden, choice["logprobs"]["content"]))
+
+
+def _max_difference(golden: Golden, told: list[dict[str, Any]]) -> float:
+    expected = torch.log_softmax(golden.step_logits.double(), dim=-1)
+    if not len(told) == len(expected) == len(golden.greedy_ids):
+        return math.inf
+    ours = [[step["logprob"], *(entry["logprob"] for entry in step["top_logprobs"])] for step in told]
+    theirs = [[row[i].item(), *row.topk(5).values.tolist()] for i, row in zip(golden.greedy_ids, expected, strict=True)]
+    return (torch.tensor(ours, dtype=torch.float64) - torch.tensor(theirs, dtype=torch.float64)).abs().max().item()
 
 
 def _load(model: str) -> list[Golden]:
@@ -94,14 +152,12 @@ def _body(case: dict[str, Any]) -> dict[str, Any]:
         "return_token_ids": True,
         # The references never turn a picture.
         "media_io_kwargs": {"image": {"exif_transpose": False}},
-        "mm_processor_kwargs": {},
     }
-    for option, value in case["options"].items():
-        if option in OPTIONS:
-            field, name = OPTIONS[option]
-            body[field][name] = value
-        elif option == "num_segments":
-            body["media_io_kwargs"]["video"] = {"num_frames": value}
+    options = case["options"]
+    own = {name: options[name] for name in _FAMILY_OPTIONS if name in options}
+    body["mm_processor_kwargs"] = {"max_dynamic_patch": options.get("max_num"), **own}
+    if "num_segments" in options:
+        body["media_io_kwargs"]["video"] = {"num_frames": options["num_segments"]}
     return body
 
 
