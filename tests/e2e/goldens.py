@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from tests.goldens.expected import reference_logprobs
+
 LEAN = Path(__file__).resolve().parent.parent / "goldens"
 ROOT = Path(os.environ.get("GLIMPSED_GOLDENS") or LEAN)
 
@@ -38,13 +40,12 @@ NAMES = (
     "internvideo2-chat-hd",  # the served name makes it HD
 )
 _FAMILY_OPTIONS = ("image_join", "hd_num", "padding", "fix_ratio", "instruction", "use_frame_msg", "data_flag")
-PAGE_SIZE = 16
 LOGPROB_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
 class Golden:
-    """One case: the request's body without its model, and the expected results. step_logits: [steps, vocabulary]."""
+    """One case: the request's body without its model, and the expected results. logprobs: [steps, vocabulary]."""
 
     model: str
     name: str
@@ -52,7 +53,7 @@ class Golden:
     prompt_ids: list[int]
     greedy_ids: list[int]
     greedy_text: str | None
-    step_logits: torch.Tensor
+    logprobs: torch.Tensor
 
     def __str__(self) -> str:
         return f"{self.model}/{self.name}"
@@ -85,10 +86,13 @@ def group_models(goldens: list[Golden], size: int) -> list[list[str]]:
     return [names[first : first + size] for first in range(0, len(names), size)]
 
 
-def tight_pages(goldens: list[Golden], models: list[str]) -> int:
-    """Pages for the longest case of these models and little more: nine at a time keep taking them from each other."""
+def tight_pages(goldens: list[Golden], models: list[str]) -> list[str]:
+    """Flags for pages for the longest case of these models and little more.
+
+    Of several answers at a time each takes six small pages or so while it grows: they take them from each other.
+    """
     lengths = [len(golden.prompt_ids) + len(golden.greedy_ids) for golden in goldens if golden.model in models]
-    return -(-max(lengths) // PAGE_SIZE) + 2
+    return ["--block-size", "4", "--num-kv-blocks", str(-(-max(lengths) // 4) + 2)]
 
 
 def compare(golden: Golden, answer: dict[str, Any]) -> Comparison:
@@ -108,7 +112,7 @@ def compare(golden: Golden, answer: dict[str, Any]) -> Comparison:
 
 
 def _max_difference(golden: Golden, told: list[dict[str, Any]]) -> float:
-    expected = torch.log_softmax(golden.step_logits.double(), dim=-1)
+    expected = golden.logprobs
     if not len(told) == len(expected) == len(golden.greedy_ids):
         return math.inf
     ours = [[step["logprob"], *(entry["logprob"] for entry in step["top_logprobs"])] for step in told]
@@ -128,7 +132,7 @@ def _load(model: str) -> list[Golden]:
             prompt_ids=case["input_ids"],
             greedy_ids=case["greedy_ids"],
             greedy_text=case["greedy_text"] if case.get("greedy_text_portable", portable) else None,
-            step_logits=tensors[f"{case['name']}/step_logits"],
+            logprobs=reference_logprobs(tensors, case["name"]),
         )
         for case in described["cases"]
         if all((ROOT / path).is_file() for path in _media_paths(case))

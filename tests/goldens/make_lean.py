@@ -1,8 +1,8 @@
 """Make the lean copy of the golden checkpoints that lives in this folder, from the full set.
 
-    python tests/goldens/make_lean.py FULL_SET [NAME ...]
+    python -m tests.goldens.make_lean FULL_SET [NAME ...]
 
-Kept of each set: the checkpoint, case.json, and of the expected tensors visual embeddings and logits. Left out: the
+Kept of each set: the checkpoint, case.json, visual embeddings, and the likeliest tokens of each step. Left out: the
 pixel tensors (tests build them from media/), the pictures that are not ours to pass on, and the weights and tensors of
 one large set. Nothing is ever deleted.
 """
@@ -13,6 +13,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import save_file
+
+from tests.goldens.expected import shrink
 
 HERE = Path(__file__).parent
 INTERNVL_CHAT = (
@@ -28,7 +30,6 @@ INTERNVL_CHAT = (
 )
 INTERNVIDEO2_CHAT = ("internvideo2-chat", "internvideo2-chat-hd")
 WITHOUT_TENSORS = ("internvideo2-chat-hd",)
-KEPT_TENSORS = ("visual_embeds", "prefill_logits", "step_logits")
 FOREIGN_MEDIA = ("example_image1.jpg", "example_image2.jpg")
 
 
@@ -42,7 +43,11 @@ def copy_set(source: Path, target: Path) -> None:
     if source.name in WITHOUT_TENSORS:
         return
     with safe_open(source / "expected.safetensors", framework="pt") as expected:
-        kept = {name: expected.get_tensor(name) for name in expected.keys() if name.rsplit("/")[-1] in KEPT_TENSORS}
+        tensors = {name: expected.get_tensor(name) for name in expected.keys()}
+    kept = {name: tensor for name, tensor in tensors.items() if name.endswith("/visual_embeds")}
+    for name in tensors:
+        if name.endswith("/step_logits"):
+            kept |= shrink(tensors, name.removesuffix("/step_logits"))
     save_file(kept, target / "expected.safetensors")
 
 

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+
+from tests.goldens.expected import reference_logprobs
 from torch import Tensor
 
 from workers.media.tiling import choose_grid, count_tiles, write_tiles
@@ -65,6 +67,10 @@ class Case:
 
     def expected(self, tensor: str) -> Tensor:
         return expected_tensors(self.set_name)[f"{self.name}/{tensor}"]
+
+    def logprobs(self) -> Tensor:
+        """float64 [steps, vocabulary]; minus infinity where the lean copy does not know."""
+        return reference_logprobs(expected_tensors(self.set_name), self.name)
 
     def tiles(self) -> Tensor:
         """uint8 [N, S, S, 3], all media after one another."""
