@@ -1,7 +1,7 @@
 """What the reference computed at each greedy step, as log probabilities.
 
-The full set holds every logit. The lean copy keeps the likeliest tokens of each step, which is all that comparisons look
-at, in a tenth of the bytes; the others read as minus infinity.
+The full set holds every logit. The lean copy keeps the likeliest tokens of each step, which is all that comparisons
+look at, in a tenth of the bytes; the others read as minus infinity.
 """
 
 from collections.abc import Mapping

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-
-from tests.goldens.expected import reference_logprobs
 from torch import Tensor
 
+from tests.goldens.expected import reference_logprobs
 from workers.media.tiling import choose_grid, count_tiles, write_tiles
 from workers.models.base import VisionLanguageModel
 from workers.weights.load import load_model
