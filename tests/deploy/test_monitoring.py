@@ -9,8 +9,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.deploy.project import code_names, read, read_yaml, tables
-from tests.fakes.memory_queue import MemoryQueue, tell
+from tests.fakes.memory_queue import MemoryQueue, tell, worker
 from tests.server.serving import CHAT, ask, client_of
+from workers.media.pipeline import build_pipeline
 
 DASHBOARD = "deploy/grafana/dashboards/glimpsed.json"
 ALERTS = "deploy/prometheus/alerts.yml"
@@ -25,7 +26,9 @@ Exposed = dict[str, set[str]]
 @pytest.fixture
 async def exposed() -> Exposed:
     """Sample name -> its labels, after a request was served."""
-    async with client_of(MemoryQueue(tell("one two three"))) as client:
+    queue = MemoryQueue(tell("one two three"))
+    queue.fleet = [worker("demo", **build_pipeline().metrics())]
+    async with client_of(queue) as client:
         assert (await client.post(CHAT, json=ask())).status_code == 200
         text = (await client.get("/metrics")).text
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
