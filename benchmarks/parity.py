@@ -132,7 +132,7 @@ def main() -> int:
                 _run(way, served, goldens, cells)
     _report(goldens, cells)
     if arguments.readme:
-        write_readme(_family_table(cells))
+        write_readme(family_table(cells))
     wrong = [problem for cell in cells.values() for one in cell.found.values() for problem in one.problems]
     print(*wrong, sep="\n", file=sys.stderr)
     return 0 if all(cell.num_exact == len(cell.found) for cell in cells.values()) else 1
@@ -190,7 +190,7 @@ def _report(goldens: Sequence[Golden], cells: Cells) -> None:
     write_report("parity", "Agreement with the reference implementations", NOTES, header, rows)
 
 
-def _family_table(cells: Cells) -> str:
+def family_table(cells: Cells) -> str:
     """Markdown: cases that are exact in every way, of all; the largest difference in any."""
     lines = ["| family | what is special | cases exact in all ways | largest difference |", "|---|---|---|---|"]
     for name, special, models in FAMILIES:

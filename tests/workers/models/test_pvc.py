@@ -4,13 +4,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.workers.models.engine_run import engine, run, run_counting, tight_blocks
-from tests.workers.models.goldens import Case, cases, find_case, model, read_json
-from tests.workers.models.pvc import PVC, prompt
+from tests.workers.models.goldens import FULL, LEAN, Case, cases, find_case, model, read_json
+from tests.workers.models.pvc import PVC, media, prompt
 from workers.models.base import ModelError
+from workers.models.layers import PixelNorm
 from workers.models.pvc import Frames, parse_pvc
 from workers.models.registry import build_model, resolve_architecture
+from workers.weights.load import load_model
 from workers.weights.sources import DummySource
 
 CPU = torch.device("cpu")
@@ -43,6 +46,15 @@ def test_visual_embeddings_equal_the_reference(case: Case):
     with torch.inference_mode():
         found = torch.cat([net.encode_inputs(data) for data in unique.values()])
     torch.testing.assert_close(found, case.expected("visual_embeds").flatten(0, 1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.skipif(FULL is None, reason="needs the full golden set in GLIMPSED_GOLDENS")
+@pytest.mark.parametrize("case", WITH_MEDIA)
+def test_normalised_pixels_equal_the_reference_bit_for_bit(case: Case):
+    with safe_open(FULL / PVC / "expected.safetensors", framework="pt") as file:
+        expected = file.get_tensor(f"{case.name}/pixel_values")
+    tiles = torch.cat([torch.from_numpy(item.tiles) for item in media(case)])
+    assert torch.equal(PixelNorm(CPU)(tiles).permute(0, 3, 1, 2), expected)
 
 
 @pytest.mark.parametrize("budget", [1, 7, 64])
@@ -118,6 +130,13 @@ def test_repetitions_of_a_picture_are_those_of_a_clip_of_equal_frames():
     picture = clip(1)
     found = encode(picture, False)
     torch.testing.assert_close(found, encode(picture.repeat(4, 1, 1, 1), True), atol=1e-5, rtol=0)
+
+
+def test_bfloat16_stays_near_float32():
+    net = load_model(LEAN / PVC / "checkpoint", CPU, "bfloat16")
+    for is_clip in (True, False):
+        expected, found = encode(clip(6), is_clip), encode(clip(6), is_clip, net).float()
+        assert (found - expected).norm() / expected.norm() < 0.03
 
 
 def test_without_temporal_parts_repetitions_are_equal():
