@@ -10,7 +10,17 @@ from .facts import article, capital
 from .pairs import MOVES
 from .phrasing import phrase
 from .questions import Turn
-from .scenes import COLOURS, Scene, Shape, overlaps, sample_aspect, sample_background, sample_finish, sample_shapes, visible_rgb
+from .scenes import (
+    COLOURS,
+    Scene,
+    Shape,
+    overlaps,
+    sample_aspect,
+    sample_background,
+    sample_finish,
+    sample_shapes,
+    visible_rgb,
+)
 
 FRAMES = (2, 3, 4, 4, 5, 5, 6, 6, 7, 8, 8)
 
@@ -63,7 +73,9 @@ def _track(rng: random.Random, actor: Shape, way: str, count: int) -> tuple[Shap
     for i in range(count):
         t = i / (count - 1)
         along = ends[0] + (ends[1] - ends[0]) * t
-        steps.append(replace(actor, x=along, y=actor.y + drift * t) if dx else replace(actor, x=actor.x + drift * t, y=along))
+        steps.append(
+            replace(actor, x=along, y=actor.y + drift * t) if dx else replace(actor, x=actor.x + drift * t, y=along)
+        )
     return steps[0], steps
 
 
@@ -86,7 +98,9 @@ def ask_clip(rng: random.Random, clip: Clip, held: bool = False) -> Turn:
     said = actor.kind if thing in ("shape", "object") else thing
     motion = f"moves {way}" if way else "does not move"
     while True:
-        sort = rng.choices(("way", "happens", "moves", "to", "what", "change", "ends", "still"), (6, 3, 1, 1, 1, 2, 1, 1))[0]
+        sort = rng.choices(
+            ("way", "happens", "moves", "to", "what", "change", "ends", "still"), (6, 3, 1, 1, 1, 2, 1, 1)
+        )[0]
         if sort == "way":
             if rng.random() < 0.3:
                 return Turn("direction", phrase(rng, "direction it", held), f"The {actor.kind} {motion}.")

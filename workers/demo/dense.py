@@ -71,6 +71,8 @@ class DenseHeads(nn.Module):
         self.order = nn.Linear(width, SLOTS * (MAX_LETTERS + 1))
         self.counts = nn.Linear(width, COUNTED * COUNT_LEVELS)
         self.ground = nn.Linear(width, len(GROUNDS))
+        self.place = nn.Linear(width, 2 * dims.cells)
+        self.cells = dims.cells
 
     def forward(self, tokens: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """The loss of each head; rare classes weigh more than "nothing here"."""
@@ -85,7 +87,14 @@ class DenseHeads(nn.Module):
             "order": _weighted(self.order(x), targets["order"], 0.05) * 0.5,
             "counts": F.cross_entropy(self.counts(pooled).float().view(-1, COUNT_LEVELS), targets["counts"].flatten()),
             "ground": _ground_loss(self.ground(pooled), targets["ground"]) * 0.3,
+            "place": self._place_loss(x),
         }
+
+    def _place_loss(self, x: Tensor) -> Tensor:
+        """Every token should tell its own row and column: nothing else in the text model does."""
+        here = torch.arange(self.cells * self.cells)
+        target = torch.stack([here // self.cells, here % self.cells], 1).expand(len(x), -1, -1)
+        return F.cross_entropy(self.place(x).float().view(-1, self.cells), target.flatten()) * 0.5
 
     @torch.no_grad()
     def scores(self, tokens: Tensor, targets: dict[str, Tensor]) -> dict[str, float]:

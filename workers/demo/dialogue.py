@@ -16,7 +16,9 @@ def _opening(rng: random.Random, scene: Scene, shape: Shape, thing: str, held: b
     """A turn that puts one shape in focus."""
     pick = rng.random()
     if pick < 0.35:
-        return Turn("exists", phrase(rng, "exists", held, a_thing=article(shape.name)), f"Yes, there is {article(shape.name)}.")
+        return Turn(
+            "exists", phrase(rng, "exists", held, a_thing=article(shape.name)), f"Yes, there is {article(shape.name)}."
+        )
     if pick < 0.7 and thing == shape.kind:
         return Turn("colour", phrase(rng, "colour", held, thing=thing), f"The {thing} is {shape.colour}.")
     if len(facts.matching(scene, None, shape.colour)) == 1 and pick < 0.85:
@@ -55,7 +57,9 @@ def _and_the(rng: random.Random, scene: Scene, last: Turn, shape: Shape) -> tupl
     if last.skill == "where" and (name is None or "Is " in last.question[:3]):
         return None
     said = other.colour if last.skill == "colour" else AREAS[str(name)]
-    question = rng.choice((f"And the {thing}?", f"And the {thing}?", f"What about the {thing}?", f"And where is the {thing}?"))
+    question = rng.choice(
+        (f"And the {thing}?", f"And the {thing}?", f"What about the {thing}?", f"And where is the {thing}?")
+    )
     if last.skill == "colour":
         question = question.replace("And where is the", "And what colour is the")
     return Turn(last.skill, typed(rng, question), f"The {thing} is {said}."), other

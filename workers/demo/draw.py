@@ -29,7 +29,8 @@ def _corners(shape: Shape) -> list[tuple[float, float]]:
     else:
         turns = [math.pi * i / 5 for i in range(10)]
         points = [
-            ((0.42 if i % 2 else 1.05) * math.sin(t), -(0.42 if i % 2 else 1.05) * math.cos(t)) for i, t in enumerate(turns)
+            ((0.42 if i % 2 else 1.05) * math.sin(t), -(0.42 if i % 2 else 1.05) * math.cos(t))
+            for i, t in enumerate(turns)
         ]
     c, s = math.cos(math.radians(shape.angle)), math.sin(math.radians(shape.angle))
     return [(c * x - s * y, s * x + c * y) for x, y in points]

@@ -114,7 +114,8 @@ def load(folder: Path = CHECKPOINT) -> tuple[Demo, Dimensions]:
     dims = Dimensions(
         image=config["force_image_size"], patch=vision["patch_size"], vision_width=vision["hidden_size"],
         vision_layers=vision["num_hidden_layers"], vision_heads=vision["num_attention_heads"],
-        vision_hidden=vision["intermediate_size"], text_width=text["hidden_size"], text_layers=text["num_hidden_layers"],
+        vision_hidden=vision["intermediate_size"], text_width=text["hidden_size"],
+        text_layers=text["num_hidden_layers"],
         text_heads=text["num_attention_heads"], text_kv_heads=text["num_key_value_heads"],
         text_hidden=text["intermediate_size"], rope_theta=text["rope_theta"], rms_eps=text["rms_norm_eps"],
     )  # fmt: skip

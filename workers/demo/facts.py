@@ -68,7 +68,9 @@ def in_area(shape: Shape, name: str) -> bool | None:
     if wanted is None:
         vertical, horizontal = name.split()
         wanted = (_COLUMNS.index(horizontal), _ROWS.index(vertical))
-    verdicts = [None if have is None else have == want for have, want in zip((column, row), wanted, strict=True) if want >= 0]
+    verdicts = [
+        None if have is None else have == want for have, want in zip((column, row), wanted, strict=True) if want >= 0
+    ]
     if False in verdicts:
         return False
     return None if None in verdicts else True

@@ -42,6 +42,7 @@ class Phase:
     crowd: int
     dense_weight: float
     text_share: float = 0.35
+    surveys: int = 0
 
 
 Plan = tuple[Phase, ...]
@@ -49,7 +50,6 @@ Plan = tuple[Phase, ...]
 
 def phase_of(plan: Plan, step: int) -> Phase:
     return next(phase for phase in plan if step < phase.last)
-
 
 
 def pad(samples: list[Sample], rows: int) -> dict[str, Tensor]:
@@ -83,7 +83,8 @@ class Lessons(Dataset):
     """Item ``i`` is one process's share of the batch of step ``i``."""
 
     def __init__(self, dims: Dimensions, tokenizer: Path, plan: Plan, steps: int, seed: int, share: tuple[int, int]):
-        self.dims, self.tokenizer, self.plan, self.steps, self.seed, self.share = dims, tokenizer, plan, steps, seed, share
+        self.dims, self.tokenizer, self.plan = dims, tokenizer, plan
+        self.steps, self.seed, self.share = steps, seed, share
         self.writer: Writer | None = None
 
     def __len__(self) -> int:
@@ -94,10 +95,13 @@ class Lessons(Dataset):
         rng = random.Random(f"{self.seed} {step} {self.share[0]}")
         phase = phase_of(self.plan, step)
         made: dict[str, list[Sample]] = {group: [] for group in GROUPS}
+        one = partial(single, text_share=phase.text_share, surveys=phase.surveys)
         for count, maker, group in (
-            (phase.single, partial(single, text_share=phase.text_share), "single"),
-            (phase.pair, pair, "several"), (phase.words, words_only, "several"), (phase.clip, clip, "clip"),
-        ):  # fmt: skip
+            (phase.single, one, "single"),
+            (phase.pair, pair, "several"),
+            (phase.words, words_only, "several"),
+            (phase.clip, partial(clip, surveys=phase.surveys), "clip"),
+        ):
             for sample in (maker(rng, self.writer) for _ in range(count)):
                 odd = group == "single" and len(sample.prefix) > self.dims.tokens + USUAL_PROMPT
                 made["several" if odd else group].append(sample)
@@ -124,13 +128,13 @@ def lesson_loss(model: Demo, batch: Batch, dense_weight: float) -> tuple[Tensor,
         losses.append(loss)
         notes[group] = loss.mean().item()
     total = torch.cat(losses).mean()
-    notes["letter"], notes["centre"] = dense["letter"].item(), dense["centre"].item()
+    notes.update({name: dense[name].item() for name in ("letter", "centre", "place", "counts")})
     return total + dense_weight * sum(dense.values()), notes
 
 
 def join(
     rank: int, processes: int, dims: Dimensions, tokenizer: Path, folder: Path, steps: int, plan: Plan,
-    seed: int = 1, decay: float = 0.3,
+    decay: float, seed: int = 1,
 ) -> None:  # fmt: skip
     """Train for a fixed number of steps from the first stage's weights; continue from the last save if there is one."""
     torch.manual_seed(seed)

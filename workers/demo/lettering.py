@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import string
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from PIL import ImageFont
@@ -54,7 +54,7 @@ class Lettering:
         return spots
 
 
-@lru_cache(maxsize=None)
+@cache
 def load_font(name: str) -> ImageFont.FreeTypeFont:
     for folder in FONT_FOLDERS:
         if (path := Path(folder) / name).exists():
@@ -67,7 +67,9 @@ def sample_string(rng: random.Random) -> str:
     pick = rng.random()
     if pick < 0.42:
         word = rng.choice(WORDS)
-        return rng.choice((word.upper(), word.upper(), word.lower(), word.lower(), word.capitalize(), word.capitalize()))
+        return rng.choice(
+            (word.upper(), word.upper(), word.lower(), word.lower(), word.capitalize(), word.capitalize())
+        )
     if pick < 0.64:
         return "".join(rng.choices(string.digits, k=rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6))))
     letters = "".join(rng.choices(string.ascii_lowercase, k=rng.choice((1, 2, 3, 3, 4, 4, 5, 5, 6))))
@@ -82,7 +84,11 @@ def sample_lettering(rng: random.Random, aspect: float, roomy: bool) -> Letterin
     font = rng.choices(FONTS, FONT_WEIGHTS)[0]
     ratio = load_font(font).getlength(text) / EM / aspect
     tallest = min(0.62 if roomy else 0.32, 0.94 / ratio)
-    em = rng.uniform(min(0.16, tallest), tallest) if rng.random() < 0.6 else rng.uniform(min(0.16, tallest), min(0.28, tallest))
+    em = (
+        rng.uniform(min(0.16, tallest), tallest)
+        if rng.random() < 0.6
+        else rng.uniform(min(0.16, tallest), min(0.28, tallest))
+    )
     width, height = ratio * em, em * 1.17
     x = rng.uniform(width / 2 + 0.02, 0.98 - width / 2) if rng.random() < 0.6 else 0.5
     y = rng.uniform(height / 2, 1 - height / 2) if rng.random() < 0.6 else 0.5

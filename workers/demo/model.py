@@ -33,4 +33,3 @@ class Demo(nn.Module):
         if places.any():
             x = x.masked_scatter(places[..., None], visual.to(x.dtype))
         return self.language_model(x, positions, sight)
-

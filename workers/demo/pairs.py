@@ -138,7 +138,9 @@ def ask_pair(rng: random.Random, pair: tuple[Scene, Scene, str | None], held: bo
             return Turn("pair", phrase(rng, "changed", held), change)
         if a == b == 1 and not first.lettering and not second.lettering and pick < 0.65:
             return _singles(rng, first.shapes[0], second.shapes[0], held)
-        sort = rng.choice(("more", "more", "fewer", "things", "same", "each", "identical", "compare", "has", "one", "one"))
+        sort = rng.choice(
+            ("more", "more", "fewer", "things", "same", "each", "identical", "compare", "has", "one", "one")
+        )
         if sort == "more":
             return Turn("pair", phrase(rng, "more shapes", held), _which(a, b, "more", "shapes"))
         if sort == "fewer":
@@ -146,7 +148,9 @@ def ask_pair(rng: random.Random, pair: tuple[Scene, Scene, str | None], held: bo
         if sort == "things":
             kind, colour = _sorts(rng, rng.choice((first, second)), 0.9)
             things = facts.noun(kind, colour) + "s"
-            answer = _which(len(facts.matching(first, kind, colour)), len(facts.matching(second, kind, colour)), "more", things)
+            answer = _which(
+                len(facts.matching(first, kind, colour)), len(facts.matching(second, kind, colour)), "more", things
+            )
             return Turn("pair", phrase(rng, "more things", held, things=things), answer)
         if sort == "same":
             answer = f"Yes, both have {a or 'no'} {facts.plural('shape', a)}."
@@ -160,7 +164,9 @@ def ask_pair(rng: random.Random, pair: tuple[Scene, Scene, str | None], held: bo
             answer = "Yes, the pictures are the same." if same else "No, the pictures are different."
             return Turn("pair", phrase(rng, "same picture", held), answer)
         if sort == "compare":
-            answer = f"The first picture shows {facts.contents(first)}. The second picture shows {facts.contents(second)}."
+            answer = (
+                f"The first picture shows {facts.contents(first)}. The second picture shows {facts.contents(second)}."
+            )
             return Turn("pair", phrase(rng, "compare", held), answer)
         if sort == "has":
             return _which_has(rng, first, second, held)

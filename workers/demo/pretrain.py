@@ -71,7 +71,14 @@ class Seer(nn.Module):
 
 
 def pretrain(
-    rank: int, processes: int, dims: Dimensions, folder: Path, steps: int, batch: int = 64, seed: int = 0, decay: float = 0.0
+    rank: int,
+    processes: int,
+    dims: Dimensions,
+    folder: Path,
+    steps: int,
+    batch: int = 64,
+    seed: int = 0,
+    decay: float = 0.0,
 ) -> None:
     """Train for a fixed number of steps; continue from the last save if there is one."""
     torch.manual_seed(seed)

@@ -88,7 +88,9 @@ def ask_shape(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
         return Turn("shape", question, f"There is no {colour} shape.")
     if len(shapes) == 1:
         return Turn("shape", question, f"The {colour} shape is {article(shapes[0].kind)}.")
-    return Turn("shape", question, f"The {colour} shapes are {facts.join([article(s.kind) for s in facts.ordered(shapes)])}.")
+    return Turn(
+        "shape", question, f"The {colour} shapes are {facts.join([article(s.kind) for s in facts.ordered(shapes)])}."
+    )
 
 
 def ask_only(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -130,7 +132,9 @@ def ask_side(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     else:
         where, key = facts.third(shape.y), "top or bottom"
         words = ("at the top", "in the centre", "at the bottom")
-    return None if where is None else Turn("where", phrase(rng, key, held, thing=thing), f"The {thing} is {words[where]}.")
+    return (
+        None if where is None else Turn("where", phrase(rng, key, held, thing=thing), f"The {thing} is {words[where]}.")
+    )
 
 
 def ask_is_in_area(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -156,7 +160,9 @@ def ask_area(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     question = phrase(rng, "what in area", held, area=AREAS[name])
     if not inside:
         return Turn("area", question, f"There is nothing {AREAS[name]}.")
-    return Turn("area", question, f"{capital(facts.named(inside))} {'is' if len(inside) == 1 else 'are'} {AREAS[name]}.")
+    return Turn(
+        "area", question, f"{capital(facts.named(inside))} {'is' if len(inside) == 1 else 'are'} {AREAS[name]}."
+    )
 
 
 def beside_answer(scene: Scene, side: str, shape: Shape, thing: str) -> str | None:
@@ -171,7 +177,9 @@ def beside_answer(scene: Scene, side: str, shape: Shape, thing: str) -> str | No
 def _typed_side(rng: random.Random, side: str) -> str:
     """``left of`` and ``under`` as well as ``to the left of`` and ``below``."""
     other = {"left": ("left of", "on the left of"), "right": ("right of", "on the right of")}
-    return rng.choice((SIDES[side], *other.get(side, {"above": ("above", "over"), "below": ("below", "under")}.get(side, ()))))
+    return rng.choice(
+        (SIDES[side], *other.get(side, {"above": ("above", "over"), "below": ("below", "under")}.get(side, ())))
+    )
 
 
 def ask_beside(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -235,19 +243,25 @@ def ask_list(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
         return Turn("list", phrase(rng, "list shapes", held), "I see no shapes.")
     if rng.random() < 0.6:
         return Turn("list", phrase(rng, "list shapes", held), f"I see {facts.named(facts.ordered(scene.shapes))}.")
-    return Turn("list", phrase(rng, "list colours", held), f"The shapes are {facts.join(facts.colours_of(scene.shapes))}.")
+    return Turn(
+        "list", phrase(rng, "list colours", held), f"The shapes are {facts.join(facts.colours_of(scene.shapes))}."
+    )
 
 
 def ask_read(rng: random.Random, scene: Scene, held: bool) -> Turn:
     if not scene.lettering:
         key = rng.choice(("read", "read number", "any text"))
-        return Turn("read", phrase(rng, key, held), "No, there is no text." if key == "any text" else "There is no text.")
+        return Turn(
+            "read", phrase(rng, key, held), "No, there is no text." if key == "any text" else "There is no text."
+        )
     said, pick = scene.lettering.string, rng.random()
     if pick < 0.08:
         return Turn("read", phrase(rng, "any text", held), f'Yes, it says "{said}".')
     if pick < 0.18:
         word = said if rng.random() < 0.5 else sample_string(rng)
-        return Turn("read", phrase(rng, "does it say", held, word=word), f'{"Yes" if word == said else "No"}, it says "{said}".')
+        return Turn(
+            "read", phrase(rng, "does it say", held, word=word), f'{"Yes" if word == said else "No"}, it says "{said}".'
+        )
     key = "read number" if said.isdigit() and rng.random() < 0.5 else "read"
     return Turn("read", phrase(rng, key, held), f'It says "{said}".')
 

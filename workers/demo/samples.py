@@ -22,6 +22,7 @@ from .phrasing import phrase
 from .questions import Turn, ask
 from .scenes import Scene, sample_scene
 from .smalltalk import small_talk, unknown
+from .surveys import survey, survey_clip
 from .vocabulary import load_tokenizer
 
 SYSTEM = "You are glimpsed-demo, a tiny assistant that looks at pictures."
@@ -99,13 +100,16 @@ def opening(rng: random.Random) -> str:
     return start
 
 
-def single(rng: random.Random, writer: Writer, questions: int = 10, text_share: float = 0.35) -> Sample:
+def single(
+    rng: random.Random, writer: Writer, questions: int = 10, text_share: float = 0.35, surveys: int = 0
+) -> Sample:
     """One picture: independent questions, and a conversation among them; or the question before the picture."""
     scene = sample_scene(rng.getrandbits(40), text_share)
     if rng.random() < 0.12:
         first, *later = [ask(rng, scene), *talk(rng, scene, 2)]
         return writer.build([scene], opening(rng) + first.question + IMAGE, [[first._replace(question=""), *later]])
-    branches: list[list[Turn]] = [[ask(rng, scene)] for _ in range(questions - 2)]
+    branches: list[list[Turn]] = [[survey(rng, scene)] for _ in range(surveys)]
+    branches += [[ask(rng, scene)] for _ in range(questions - 2)]
     if rng.random() < 0.4:
         branches.append([unknown(rng) if rng.random() < 0.75 else small_talk(rng, picture=True)])
     if rng.random() < 0.6:
@@ -125,10 +129,11 @@ def pair(rng: random.Random, writer: Writer, questions: int = 8) -> Sample:
     return writer.build(list(scenes[:2]), opening(rng) + images, branches)
 
 
-def clip(rng: random.Random, writer: Writer, questions: int = 8) -> Sample:
+def clip(rng: random.Random, writer: Writer, questions: int = 8, surveys: int = 0) -> Sample:
     """A clip, one tile a frame."""
     moving = sample_clip(rng)
-    branches = [[ask_clip(rng, moving)] for _ in range(questions)]
+    branches = [[survey_clip(rng, moving)] for _ in range(min(1, surveys))]
+    branches += [[ask_clip(rng, moving)] for _ in range(questions)]
     frames = "".join(f"Frame{i}: <image>\n" for i in range(1, len(moving.frames) + 1))
     return writer.build(list(moving.frames), opening(rng) + frames, branches)
 

@@ -207,7 +207,9 @@ def sample_shapes(
     for _ in range(count * 12):
         if len(shapes) == count:
             break
-        shape = sample_shape(rng, rng.choice(kinds), rng.choice(colours), max(count, 2 if text else 1), background, aspect)
+        shape = sample_shape(
+            rng, rng.choice(kinds), rng.choice(colours), max(count, 2 if text else 1), background, aspect
+        )
         if shape and not _hits_text(shape, text) and not any(overlaps(shape, other) for other in shapes):
             shapes.append(shape)
     return tuple(shapes)

@@ -18,12 +18,12 @@ from .loop import in_parallel
 from .pretrain import pretrain
 from .shape import Dimensions
 
-LOOKING_STEPS = 1100
-JOINT_STEPS = 1200
-DECAY = 0.25
+LOOKING_STEPS = 1500
+JOINT_STEPS = 3000
+DECAY = 0.7
 PLAN: Plan = (
-    Phase(250, single=11, pair=1, words=1, clip=0, crowd=6, dense_weight=0.5),
-    Phase(JOINT_STEPS, single=8, pair=2, words=1, clip=1, crowd=10, dense_weight=1.5),
+    Phase(400, single=10, pair=1, words=1, clip=0, crowd=4, dense_weight=1.0, text_share=0.15, surveys=4),
+    Phase(JOINT_STEPS, single=9, pair=1, words=1, clip=1, crowd=4, dense_weight=1.0, text_share=0.3, surveys=3),
 )
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
@@ -46,7 +46,9 @@ def main() -> None:
     options = parser.parse_args()
     dims = Dimensions()
     in_parallel(pretrain, options.processes, options.processes, dims, options.out, options.looking_steps)
-    in_parallel(join, options.processes, options.processes, dims, CHECKPOINT, options.out, options.joint_steps, PLAN, DECAY)
+    in_parallel(
+        join, options.processes, options.processes, dims, CHECKPOINT, options.out, options.joint_steps, PLAN, DECAY
+    )
     write_snapshot(dims, options.out / "joint.pt", options.out / "checkpoint")
 
 

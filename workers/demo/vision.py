@@ -36,7 +36,9 @@ class Embeddings(nn.Module):
         p = self.patch
         patches = pixels.view(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5).reshape(b, -1, c * p * p)
         x = F.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
-        return torch.cat([self.class_embedding.expand(b, -1, -1).to(x.dtype), x], 1) + self.position_embedding.to(x.dtype)
+        return torch.cat([self.class_embedding.expand(b, -1, -1).to(x.dtype), x], 1) + self.position_embedding.to(
+            x.dtype
+        )
 
 
 class Attention(nn.Module):

@@ -11,7 +11,7 @@ from workers.demo.answer import answers
 from workers.demo.evaluate import OPENING
 from workers.demo.export import CHECKPOINT, load
 from workers.demo.samples import IMAGE, SYSTEM, Writer
-from workers.demo.scenes import Background, Finish, RGB, Scene, Shape
+from workers.demo.scenes import RGB, Background, Finish, Scene, Shape
 
 FILES = {
     "config.json", "generation_config.json", "model.safetensors", "vocab.json", "merges.txt", "added_tokens.json",
@@ -63,7 +63,12 @@ def test_it_names_shape_and_colour(loaded) -> None:
 
 def test_it_counts_and_finds(loaded) -> None:
     scene = _scene(("red", "circle", 0.2, 0.2), ("blue", "square", 0.8, 0.2), ("green", "star", 0.5, 0.8))
-    questions = ["How many shapes are there?", "Is there a blue square?", "Is there a yellow square?", "Where is the star?"]
+    questions = [
+        "How many shapes are there?",
+        "Is there a blue square?",
+        "Is there a yellow square?",
+        "Where is the star?",
+    ]
     assert _ask(loaded, [scene], questions) == [
         "There are 3 shapes.", "Yes, there is a blue square.", "No, there is no yellow square.",
         "The star is at the bottom.",
@@ -90,7 +95,9 @@ def test_the_language_model_is_qwen2(loaded) -> None:
     config = json.loads((CHECKPOINT / "config.json").read_text())["llm_config"]
     keep = {k: v for k, v in config.items() if k not in ("torch_dtype", "architectures")}
     theirs = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**keep)).eval()
-    weights = {k.removeprefix("language_model."): v for k, v in model.state_dict().items() if k.startswith("language_model.")}
+    weights = {
+        k.removeprefix("language_model."): v for k, v in model.state_dict().items() if k.startswith("language_model.")
+    }
     assert not theirs.load_state_dict(weights, strict=False).missing_keys
     rng = random.Random(0)
     ids = torch.tensor([[rng.randrange(writer.tokenizer.get_vocab_size() - 31) for _ in range(40)]])

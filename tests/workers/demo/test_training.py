@@ -6,8 +6,8 @@ from workers.demo.export import CHECKPOINT
 from workers.demo.join import ROWS, Lessons, Phase, lesson_loss, pad
 from workers.demo.loop import Trainer, rate
 from workers.demo.model import Demo
-from workers.demo.samples import IMAGE, Writer
 from workers.demo.questions import Turn
+from workers.demo.samples import IMAGE, Writer
 from workers.demo.scenes import sample_scene
 from workers.demo.shape import Dimensions
 from workers.demo.text import Sight

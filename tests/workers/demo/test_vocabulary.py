@@ -45,7 +45,10 @@ def test_special_tokens_are_single_ids(tokenizer) -> None:
 def test_the_files_load_as_a_qwen2_tokenizer(tokenizer) -> None:
     transformers = pytest.importorskip("transformers")
     theirs = transformers.Qwen2Tokenizer.from_pretrained(str(CHECKPOINT))
-    for text in (f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<img></img>\nWhat is it?", 'It says "Hi".'):
+    for text in (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<img></img>\nWhat is it?",
+        'It says "Hi".',
+    ):
         assert theirs.encode(text, add_special_tokens=False) == tokenizer.encode(text).ids
 
 
