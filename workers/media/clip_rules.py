@@ -16,7 +16,8 @@ MAX_FPS = 1000
 def check_size(width: int, height: int) -> None:
     """Raises MediaError for frames that are too large."""
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        message = f"The video's frames are too large: at most {MAX_SIDE}x{MAX_PIXELS // MAX_SIDE} pixels are accepted."
+        limit = f"{MAX_SIDE}x{MAX_PIXELS // MAX_SIDE}"
+        message = f"The video's frames are too large: {width} by {height} pixels, and the limit is {limit}."
         raise media_error(MediaKind.VIDEO, Failure.TOO_LARGE, message)
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from schemas.errors import ErrorCode, MediaError
+from workers.media.failures import Failure, media_error
 from workers.media.protocol import (
     HEADER,
     Decoded,
@@ -126,6 +127,9 @@ class DecodeProcess:
         self, content: bytes, options: MediaOptions, kind: MediaKind, limits: DecodeLimits
     ) -> tuple[np.ndarray, Layout]:
         """Raises MediaError (the file's fault, the process goes on) or ProcessLost."""
+        if len(content) > INPUT_BYTES:
+            message = f"The {kind} is larger than {INPUT_BYTES >> 20} MiB."
+            raise media_error(kind, Failure.FILE_TOO_LARGE, message)
         self.num_items += 1
         await self._in_thread(_write, self._input_fd, content)
         request = DecodeRequest(

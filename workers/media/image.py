@@ -64,7 +64,7 @@ def open_image(source: BinaryIO, exif_transpose: bool) -> Image.Image:
     except MediaError:
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large() from error
+        raise _too_large(f"the limit is {MAX_PIXELS // 1_000_000} megapixels") from error
     except MemoryError as error:
         raise media_error(MediaKind.IMAGE, Failure.TOO_LARGE, "The image needs too much memory to decode.") from error
     except Exception as error:  # a parser on hostile bytes raises anything
@@ -119,9 +119,14 @@ def _webp_size(source: BinaryIO) -> tuple[int, int]:
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise media_error(MediaKind.IMAGE, Failure.PARSE, "The image has no pixels.")
-    is_thin = max(width, height) > MAX_ASPECT * min(width, height)
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE or is_thin:
-        raise _too_large()
+    longest, shortest = max(width, height), min(width, height)
+    if longest > MAX_SIDE:
+        raise _too_large(f"it is {longest} pixels long and the limit is {MAX_SIDE}")
+    if width * height > MAX_PIXELS:
+        megapixels = width * height / 1_000_000
+        raise _too_large(f"it has {megapixels:.1f} megapixels and the limit is {MAX_PIXELS // 1_000_000}")
+    if longest > MAX_ASPECT * shortest:
+        raise _too_large(f"one side is more than {MAX_ASPECT} times the other")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -131,12 +136,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _too_large() -> MediaError:
-    message = (
-        f"The image is too large: at most {MAX_PIXELS // 1_000_000} megapixels, {MAX_SIDE} pixels a side "
-        f"and an aspect ratio of {MAX_ASPECT}:1 are accepted."
-    )
-    return media_error(MediaKind.IMAGE, Failure.TOO_LARGE, message)
+def _too_large(reason: str) -> MediaError:
+    return media_error(MediaKind.IMAGE, Failure.TOO_LARGE, f"The image is too large: {reason}.")
 
 
 def _bad_format() -> MediaError:

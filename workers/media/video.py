@@ -89,11 +89,16 @@ class Clip:
         """
         wanted = sorted(set(indices))
         converter = VideoReformatter()  # one for all frames: each has a scaler of its own otherwise
+        matrix: bytes | None = None
         done = 0
         while done < len(wanted):
             with self._open() as (container, stream):
                 for frame in self._walk(container, stream, wanted[done:]):
-                    yield _to_rgb(frame, converter)
+                    if done == 0:
+                        # Of the container, the same on all frames. Asking ties a frame to itself until the collector
+                        # comes round: asked of all, they would fill the memory before that.
+                        matrix = _display_matrix(frame)
+                    yield apply_display_matrix(_to_rgb(frame, converter), matrix)
                     done += 1
             if done < len(wanted):
                 if not self._can_seek:
@@ -217,6 +222,9 @@ def _rate(declared: object, frame_count: int, span_s: float) -> float:
 
 def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
     check_size(frame.width, frame.height)
-    picture = converter.reformat(frame, format="rgb24", threads=1)
+    return converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+
+
+def _display_matrix(frame: av.VideoFrame) -> bytes | None:
     matrix = frame.side_data.get("DISPLAYMATRIX")
-    return apply_display_matrix(picture.to_ndarray(), bytes(matrix) if matrix else None)  # type: ignore[call-overload]
+    return bytes(matrix) if matrix else None  # type: ignore[call-overload]

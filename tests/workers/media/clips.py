@@ -64,8 +64,7 @@ def repeated(num_frames: int, size: tuple[int, int], fps: int = 30) -> bytes:
     with av.open(file, "w", format="mov") as output:
         stream = output.add_stream("mjpeg", rate=fps)
         stream.width, stream.height, stream.pix_fmt = *size, "yuvj420p"
-        picture = np.random.default_rng(0).integers(0, 256, (size[1] // 16, size[0] // 16, 3), np.uint8)
-        large = np.asarray(Image.fromarray(picture).resize(size))
+        large = np.full((size[1], size[0], 3), (10, 120, 200), np.uint8)
         (first,) = [*stream.encode(av.VideoFrame.from_ndarray(large, format="rgb24")), *stream.encode()]
         content = bytes(first)
         for k in range(num_frames):

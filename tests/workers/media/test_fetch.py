@@ -9,6 +9,7 @@ from aiohttp import web
 from schemas.errors import ErrorCode, MediaError
 from tests.workers.media.fetching import fails, fetch, running
 from tests.workers.media.origin import HOST, PUBLIC_ADDRESS, SMALL_LIMITS, Canary, Origin, RawHandler, answer, redirect
+from workers.media import resolver
 from workers.media.fetch import Fetcher, FetchLimits
 from workers.media.guard import MediaPolicy, parse_domains, parse_private_hosts
 from workers.media.types import MediaKind
@@ -95,6 +96,19 @@ async def test_no_address_or_hundreds_is_a_failed_download(found: list[str], ori
     assert await fails(origin, "http://odd.example.com/") == ErrorCode.FAILED_TO_DOWNLOAD_IMAGE
     assert await fails(origin, "http://unknown.example.com/") == ErrorCode.FAILED_TO_DOWNLOAD_IMAGE
     assert origin.lookups["unknown.example.com"] == 1
+
+
+async def test_a_name_server_that_never_answers_is_a_failed_download(
+    origin: Origin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def silent(_: str) -> list[str]:
+        return await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(resolver, "TIMEOUT_S", 0.05)
+    async with running(Fetcher(MediaPolicy(), silent, origin.dial)) as fetcher:
+        with pytest.raises(MediaError) as failed:
+            await fetcher.fetch(f"http://{HOST}/", MediaKind.IMAGE)
+    assert failed.value.code == ErrorCode.FAILED_TO_DOWNLOAD_IMAGE
 
 
 async def test_a_private_host_is_reached_once_it_is_named(origin: Origin, canary: Canary) -> None:
@@ -238,6 +252,7 @@ async def test_a_huge_declared_length_is_refused_before_the_body(origin: Origin)
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFFF\r\nabc",
         b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * (1 << 20) + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: y\r\n" % n for n in range(10_000)) + b"\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
         b"<html>HTTP/0.9</html>",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

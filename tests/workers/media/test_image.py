@@ -73,6 +73,19 @@ def test_the_pixel_limit_is_exact() -> None:
     assert fails(png_of_zeros(8000, 5001, 1, 0)) == ErrorCode.IMAGE_TOO_LARGE
 
 
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [
+        ((8000, 6500), "it has 52.0 megapixels and the limit is 40"),
+        ((20000, 200), "it is 20000 pixels long and the limit is 16384"),
+        ((201, 1), "one side is more than 200 times the other"),
+    ],
+)
+def test_a_refusal_says_by_how_much(size: tuple[int, int], reason: str) -> None:
+    with pytest.raises(MediaError, match=f"^The image is too large: {reason}.$"):
+        decode(png(*size, (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")))
+
+
 def test_too_long_a_side_is_refused() -> None:
     assert fails(png_of_zeros(16385, 100, 1, 0)) == ErrorCode.IMAGE_TOO_LARGE
 

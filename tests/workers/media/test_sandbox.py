@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from schemas.errors import ErrorCode, MediaError, Unavailable
-from tests.workers.media.clips import animation, brightness, clip, forge, playlists
+from tests.workers.media.clips import animation, brightness, clip, forge, playlists, repeated
 from tests.workers.media.origin import Canary
 from tests.workers.media.test_image import FORMATS, encode, noise, png_of_zeros, webp_bomb
+from workers.media.decode_process import INPUT_BYTES
 from workers.media.sandbox import LIMITS, Sandbox
 from workers.media.transforms import image_tiles
 from workers.media.types import ImageOptions, Layout, MediaKind, VideoOptions
@@ -101,6 +102,22 @@ async def test_a_forged_frame_count_costs_nobody_anything(sandbox: Sandbox) -> N
     except MediaError as error:
         assert error.code in (ErrorCode.VIDEO_PARSE_ERROR, ErrorCode.VIDEO_TOO_LARGE)
     await sandbox.decode(encode(noise(8, 8), "PNG"), SMALL, MediaKind.IMAGE)
+
+
+@pytest.mark.slow
+async def test_six_hundred_of_the_largest_frames_stay_within_the_limits(sandbox: Sandbox) -> None:
+    try:
+        tiles, _ = await sandbox.decode(repeated(600, (4096, 2304)), VideoOptions(448, 600), MediaKind.VIDEO)
+        assert len(tiles) == 600
+    except MediaError as error:
+        assert error.code == ErrorCode.VIDEO_TOO_LARGE
+    await sandbox.decode(encode(noise(8, 8), "PNG"), SMALL, MediaKind.IMAGE)
+
+
+async def test_input_beyond_the_shared_memory_is_refused(sandbox: Sandbox) -> None:
+    with pytest.raises(MediaError) as failed:
+        await sandbox.decode(bytes(INPUT_BYTES + 1), SMALL, MediaKind.IMAGE)
+    assert failed.value.code == ErrorCode.IMAGE_FILE_TOO_LARGE and sandbox.num_lost == 0
 
 
 async def test_output_beyond_the_shared_memory_is_refused(sandbox: Sandbox) -> None:

@@ -1,5 +1,6 @@
 """Clips and forged containers against the decoder itself."""
 
+import gc
 import io
 import time
 from collections.abc import Callable, Iterator
@@ -337,3 +338,14 @@ def test_thousands_of_parameter_sets_cost_little() -> None:
 def test_the_largest_frames_are_decoded_within_the_limits() -> None:
     tiles, layout = decode(repeated(600, (4096, 2304)), num_frames=4)
     assert len(tiles) == 4 and (layout.width, layout.height) == (4096, 2304)
+
+
+def test_frames_are_freed_as_reading_goes_on() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        frames = open_clip(io.BytesIO(clip(num_frames=60))).read(range(60))
+        alive = [sum(isinstance(each, av.VideoFrame) for each in gc.get_objects()) for _ in frames]
+    finally:
+        gc.enable()
+    assert 0 < max(alive) <= 6
