@@ -1,0 +1,155 @@
+"""How fast media are prepared, against the model cards' code on one thread in the same run.
+
+    python -m benchmarks.media [--pictures 60] [--clips 4]
+
+Pictures: 1920x1080 JPEG, up to 12 tiles of 448. Clips: 1280x720, 30 s of H.264, 64 frames. Pixels of the exact mode are
+compared with the reference's bit for bit before anything is timed.
+"""
+
+import argparse
+import asyncio
+import base64
+import io
+import statistics
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from benchmarks.media_reference import clip_pixels, normalise, picture_pixels
+from benchmarks.report import write_report
+from benchmarks.sample_media import moving_clip, photograph
+from workers.media.pipeline import build_pipeline
+from workers.media.sandbox import Sandbox
+from workers.media.transforms import TRANSFORMS
+from workers.media.types import ImageOptions, MediaKind, MediaOptions, VideoOptions
+
+SIZE, TILES, FRAMES = 448, 12, 64
+PICTURE = ImageOptions(SIZE, max_tiles=TILES)
+CLIP = VideoOptions(SIZE, FRAMES)
+PROCESSES = 2
+
+
+def main() -> None:
+    args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    args.add_argument("--pictures", type=int, default=60)
+    args.add_argument("--clips", type=int, default=4)
+    asked = args.parse_args()
+    torch.set_num_threads(1)
+    pictures = [photograph(1920, 1080, seed) for seed in range(6)]
+    clips = [moving_clip(1280, 720, 30, seed) for seed in range(2)]
+    rows = asyncio.run(measure(pictures, clips, asked.pictures, asked.clips))
+    notes = (
+        f"{PROCESSES} decode processes; the reference is the model cards' code on one thread. Pictures: 1920x1080 "
+        f"JPEG, at most {TILES} tiles of {SIZE} and the thumbnail. Clips: 1280x720 H.264, 30 s, {FRAMES} frames. The "
+        "exact mode's pixels equal the reference's."
+    )
+    write_report("media", "Preparing media", notes, ["figure", "value", "over the reference", "target"], rows)
+
+
+async def measure(
+    pictures: Sequence[bytes], clips: Sequence[bytes], num_pictures: int, num_clips: int
+) -> list[tuple[object, ...]]:
+    sandbox = Sandbox(PROCESSES)
+    await sandbox.start()
+    try:
+        await check_exact(sandbox, pictures[0], clips[0])
+        reference = per_second(lambda number: picture_pixels(pictures[number % 6], SIZE, TILES), num_pictures // 4)
+        exact = await pool_rate(sandbox, pictures, PICTURE, MediaKind.IMAGE, num_pictures)
+        fast = await pool_rate(sandbox, pictures, replace(PICTURE, fast_resize=True), MediaKind.IMAGE, num_pictures)
+        reference_clips = per_second(
+            lambda number: clip_pixels(clips[number % 2], SIZE, FRAMES), max(1, num_clips // 2)
+        )
+        exact_clips = await pool_rate(sandbox, clips, CLIP, MediaKind.VIDEO, num_clips)
+        fast_clips = await pool_rate(sandbox, clips, replace(CLIP, fast_resize=True), MediaKind.VIDEO, num_clips)
+        overhead_s = await overhead(sandbox, pictures)
+        small_s = await overhead(sandbox, [photograph(320, 240, seed) for seed in range(6)])
+    finally:
+        await sandbox.close()
+    hit_s, url_bytes = await second_use(pictures[0])
+    return [
+        ("pictures/s, reference", reference, 1.0, ""),
+        ("pictures/s, exact", exact, exact / reference, ">= 2"),
+        ("pictures/s, fast_resize", fast, fast / reference, ">= 4"),
+        ("frames/s of clips, reference", reference_clips * FRAMES, 1.0, ""),
+        ("frames/s of clips, exact", exact_clips * FRAMES, exact_clips / reference_clips, ">= 1.8"),
+        ("frames/s of clips, fast_resize", fast_clips * FRAMES, fast_clips / reference_clips, ">= 4"),
+        ("the sandbox's share of a 1920x1080 picture, ms", overhead_s * 1e3, "", "< 3"),
+        ("the sandbox's share of a 320x240 picture, ms", small_s * 1e3, "", "< 3"),
+        (f"second use of a picture, data URL of {url_bytes >> 10} KiB to tiles, ms", hit_s * 1e3, "", "< 2"),
+    ]
+
+
+async def check_exact(sandbox: Sandbox, picture: bytes, clip: bytes) -> None:
+    """Raises AssertionError unless pixels equal the reference's."""
+    tiles, _ = await sandbox.decode(picture, PICTURE, MediaKind.IMAGE)
+    assert torch.equal(normalise(tiles), picture_pixels(picture, SIZE, TILES)), "pictures differ from the reference"
+    frames, _ = await sandbox.decode(clip, CLIP, MediaKind.VIDEO)
+    assert torch.equal(normalise(frames), clip_pixels(clip, SIZE, FRAMES)), "clips differ from the reference"
+
+
+def per_second(work: Callable[[int], object], count: int) -> float:
+    work(0)
+    began = time.perf_counter()
+    for number in range(count):
+        work(number)
+    return count / (time.perf_counter() - began)
+
+
+async def pool_rate(
+    sandbox: Sandbox, contents: Sequence[bytes], options: MediaOptions, kind: MediaKind, count: int
+) -> float:
+    """Items per second with as many in flight as the pool takes, and some waiting."""
+    numbers = iter(range(count))
+
+    async def client() -> None:
+        for number in numbers:
+            await sandbox.decode(contents[number % len(contents)], options, kind)
+
+    await asyncio.gather(*(sandbox.decode(contents[0], options, kind) for _ in range(PROCESSES)))
+    began = time.perf_counter()
+    await asyncio.gather(*(client() for _ in range(PROCESSES + 1)))
+    return count / (time.perf_counter() - began)
+
+
+async def overhead(sandbox: Sandbox, pictures: Sequence[bytes]) -> float:
+    """Seconds that the sandbox adds to a picture, one at a time: the median less that of the same work in process."""
+
+    async def inside(content: bytes) -> None:
+        await sandbox.decode(content, PICTURE, MediaKind.IMAGE)
+
+    async def outside(content: bytes) -> None:
+        TRANSFORMS[ImageOptions](io.BytesIO(content), PICTURE, np.empty)
+
+    return await median_s(inside, pictures) - await median_s(outside, pictures)
+
+
+async def second_use(picture: bytes) -> tuple[float, int]:
+    """Median seconds from a data URL to tiles that are kept, and the URL's length."""
+    url = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
+    pipeline = build_pipeline(num_processes=1)
+    await pipeline.start()
+    try:
+        first = await pipeline.image(url, PICTURE, "url")
+
+        async def again(_: bytes) -> None:
+            assert await pipeline.image(url, PICTURE, "url") is first
+
+        return await median_s(again, [picture]), len(url)
+    finally:
+        await pipeline.close()
+
+
+async def median_s(work: Callable[[bytes], Awaitable[None]], contents: Sequence[bytes], count: int = 30) -> float:
+    spent = []
+    for number in range(count):
+        began = time.perf_counter()
+        await work(contents[number % len(contents)])
+        spent.append(time.perf_counter() - began)
+    return statistics.median(spent[len(spent) // 5 :])
+
+
+if __name__ == "__main__":
+    main()
