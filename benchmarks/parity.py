@@ -21,6 +21,7 @@ import httpx
 from benchmarks.daemon import Daemon, serve
 from benchmarks.report import write_report
 from tests.e2e.goldens import (
+    LEAN,
     LOGPROB_TOLERANCE,
     ROOT,
     Comparison,
@@ -187,7 +188,8 @@ def _report(goldens: Sequence[Golden], cells: Cells) -> None:
     models = sorted({golden.model for golden in goldens})
     rows = [(model, *(str(cells[model, column]) for column in COLUMNS)) for model in models]
     header = ["golden set", "alone", f"batch of {BATCH}", *COLUMNS[2:]]
-    write_report("parity", "Agreement with the reference implementations", NOTES, header, rows)
+    notes = f"{NOTES} {'The lean copy' if ROOT == LEAN else 'The full set'} of goldens, {len(goldens)} cases."
+    write_report("parity", "Agreement with the reference implementations", notes, header, rows)
 
 
 def family_table(cells: Cells) -> str:

@@ -58,9 +58,7 @@ class PVCFamily:
         frames = DEFAULT_NUM_FRAMES if request.fps is None else MAX_NUM_FRAMES
         if request.num_frames is not None:
             frames = within("media_io_kwargs.video.num_frames", request.num_frames, MAX_NUM_FRAMES)
-        return VideoOptions(
-            self._image_size, frames, request.fps, request.start_s, request.end_s, request.fast_resize
-        )
+        return VideoOptions(self._image_size, frames, request.fps, request.start_s, request.end_s, request.fast_resize)
 
     def build_prompt(
         self,
