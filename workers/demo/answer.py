@@ -12,6 +12,7 @@ from .samples import Writer
 from .scenes import Scene
 from .shape import Dimensions
 from .text import Sight
+from .vocabulary import token_id
 
 
 @torch.no_grad()
@@ -47,6 +48,6 @@ def complete(model: Demo, visual: Tensor, prompts: list[list[int]], end: int, li
 
 def answers(model: Demo, dims: Dimensions, writer: Writer, scenes: list[Scene], prompts: list[str]) -> list[str]:
     """Answers to whole prompts (template included, ``<image>`` for each picture) about the same scenes."""
-    end = writer.tokenizer.token_to_id("<|im_end|>")
+    end = token_id(writer.tokenizer, "<|im_end|>")
     made = complete(model, look(model, dims, scenes), [writer.prompt_ids(p) for p in prompts], end)
     return [writer.tokenizer.decode(m) for m in made]

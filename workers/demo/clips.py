@@ -12,6 +12,7 @@ from .phrasing import phrase
 from .questions import Turn
 from .scenes import (
     COLOURS,
+    Background,
     Scene,
     Shape,
     overlaps,
@@ -40,7 +41,7 @@ def sample_clip(rng: random.Random, frames: int | None = None) -> Clip:
     """Mostly motion; the clip keeps its background and, at times, one still shape beside the actor."""
     count = frames or rng.choice(FRAMES)
     background, finish, aspect = sample_background(rng), sample_finish(rng), sample_aspect(rng)
-    shapes = ()
+    shapes: tuple[Shape, ...] = ()
     while not shapes:
         shapes = sample_shapes(rng, 2 if rng.random() < 0.3 else 1, background, aspect)
     actor = replace(shapes[0], rx=min(shapes[0].rx, 0.2), ry=min(shapes[0].ry, 0.2))
@@ -79,7 +80,7 @@ def _track(rng: random.Random, actor: Shape, way: str, count: int) -> tuple[Shap
     return steps[0], steps
 
 
-def _recolour(rng: random.Random, actor: Shape, background: object) -> tuple[str, tuple[int, int, int]] | None:
+def _recolour(rng: random.Random, actor: Shape, background: Background) -> tuple[str, tuple[int, int, int]] | None:
     colour = rng.choice([c for c in COLOURS if c != actor.colour])
     rgb = visible_rgb(rng, colour, background)
     return (colour, rgb) if rgb else None

@@ -12,7 +12,7 @@ from torch import Tensor
 from .model import Demo
 from .samples import SYSTEM
 from .shape import Dimensions
-from .vocabulary import load_tokenizer
+from .vocabulary import load_tokenizer, token_id
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 
@@ -119,6 +119,6 @@ def load(folder: Path = CHECKPOINT) -> tuple[Demo, Dimensions]:
         text_heads=text["num_attention_heads"], text_kv_heads=text["num_key_value_heads"],
         text_hidden=text["intermediate_size"], rope_theta=text["rope_theta"], rms_eps=text["rms_norm_eps"],
     )  # fmt: skip
-    model = Demo(dims, text["vocab_size"], load_tokenizer(folder).token_to_id("<IMG_CONTEXT>"))
+    model = Demo(dims, text["vocab_size"], token_id(load_tokenizer(folder), "<IMG_CONTEXT>"))
     model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
     return model.float().eval(), dims

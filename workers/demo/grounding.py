@@ -52,8 +52,8 @@ def ground_words(model: Demo, tokenizer: Tokenizer) -> None:
     The visual tokens are scaled towards the size of the word embeddings as well: the dense
     heads do not mind, and the language model can then add to them as it does to words.
     """
-    model.mlp1[3].weight.mul_(TOKEN_SCALE)
-    model.mlp1[3].bias.mul_(TOKEN_SCALE)
+    for parameter in model.mlp1[3].parameters():
+        parameter.mul_(TOKEN_SCALE)
     embeddings, outputs = model.language_model.model.embed_tokens.weight, model.language_model.lm_head.weight
     for text, direction in _directions(model).items():
         for form in (text, f"{text}s") if text.strip() in KINDS else (text,):

@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,7 @@ from torch import nn
 
 from .muon import optimisers
 
+Model = TypeVar("Model", bound=nn.Module)
 MATRIX_LR = 0.02
 OTHER_LR = 3e-3
 
@@ -47,12 +49,12 @@ def _enter(rank: int, processes: int, meeting: str, work: Callable[..., None], a
     dist.destroy_process_group()
 
 
-class Trainer:
+class Trainer(Generic[Model]):
     """One model under training, resumable at any step."""
 
-    def __init__(self, model: nn.Module, folder: Path, name: str):
-        self.master = model.float()
-        self.work = copy.deepcopy(model).bfloat16()
+    def __init__(self, model: Model, folder: Path, name: str):
+        self.master: Model = model.float()
+        self.work: Model = copy.deepcopy(model).bfloat16()
         self.folder, self.name = folder, name
         self.optimisers = optimisers(self.master, MATRIX_LR, OTHER_LR)
         self.step_number = 0

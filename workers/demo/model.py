@@ -24,7 +24,9 @@ class Demo(nn.Module):
 
     def look(self, tiles: Tensor) -> Tensor:
         """uint8 tiles [B, S, S, 3] -> visual tokens [B, T, width]."""
-        return self.mlp1(pixel_shuffle(self.vision_model(normalise(tiles).to(self.mlp1[1].weight.dtype))))
+        return self.mlp1(
+            pixel_shuffle(self.vision_model(normalise(tiles).to(self.vision_model.embeddings.class_embedding.dtype)))
+        )
 
     def hidden(self, ids: Tensor, visual: Tensor, positions: Tensor, sight: Sight) -> Tensor:
         """Put the visual tokens, in order, where the prompt keeps places for them; then read."""

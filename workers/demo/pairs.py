@@ -30,7 +30,7 @@ def sample_pair(rng: random.Random) -> tuple[Scene, Scene, str | None]:
 
 
 def _single(rng: random.Random, scene: Scene) -> Scene:
-    shapes = ()
+    shapes: tuple[Shape, ...] = ()
     while not shapes:
         shapes = sample_shapes(rng, 1, scene.background, scene.aspect)
     return replace(scene, shapes=shapes)

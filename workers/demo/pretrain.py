@@ -67,7 +67,9 @@ class Seer(nn.Module):
         self.heads = DenseHeads(dims)
 
     def tokens(self, tiles: Tensor) -> Tensor:
-        return self.mlp1(pixel_shuffle(self.vision_model(normalise(tiles).to(self.mlp1[1].weight.dtype))))
+        return self.mlp1(
+            pixel_shuffle(self.vision_model(normalise(tiles).to(self.vision_model.embeddings.class_embedding.dtype)))
+        )
 
 
 def pretrain(

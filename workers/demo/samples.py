@@ -23,7 +23,7 @@ from .questions import Turn, ask
 from .scenes import Scene, sample_scene
 from .smalltalk import small_talk, unknown
 from .surveys import survey, survey_clip
-from .vocabulary import load_tokenizer
+from .vocabulary import load_tokenizer, token_id
 
 SYSTEM = "You are glimpsed-demo, a tiny assistant that looks at pictures."
 OTHER_SYSTEMS = (
@@ -60,8 +60,8 @@ class Writer:
 
     def __init__(self, tokenizer: Path, tokens_per_image: int):
         self.tokenizer: Tokenizer = load_tokenizer(tokenizer)
-        name = self.tokenizer.token_to_id
-        self.picture = [name("<img>"), *[name("<IMG_CONTEXT>")] * tokens_per_image, name("</img>")]
+        opens, place, closes = (token_id(self.tokenizer, t) for t in ("<img>", "<IMG_CONTEXT>", "</img>"))
+        self.picture = [opens, *[place] * tokens_per_image, closes]
         self.encode = lru_cache(maxsize=50000)(self._encode)
 
     def _encode(self, text: str) -> tuple[int, ...]:

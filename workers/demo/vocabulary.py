@@ -124,11 +124,18 @@ def write_tokenizer(folder: Path) -> None:
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the tokenizer lacks {token}")
+    return int(found)
+
+
 def load_tokenizer(folder: Path) -> Tokenizer:
     """The same tokenizer as a fast one, from the slow one's files."""
     vocabulary = json.loads((folder / "vocab.json").read_text("utf-8"))
     lines = (folder / "merges.txt").read_text("utf-8").splitlines()[1:]
-    tokenizer = Tokenizer(models.BPE(vocabulary, [tuple(line.split(" ")) for line in lines]))
+    tokenizer = Tokenizer(models.BPE(vocabulary, [(line.split(" ")[0], line.split(" ")[1]) for line in lines]))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
