@@ -45,7 +45,9 @@ def dense_targets(scene: Scene, cells: int) -> dict[str, np.ndarray]:
         cover[inside.ravel()] = label
         counts[[0, 1 + KINDS.index(shape.kind), 1 + len(KINDS) + COLOURS.index(shape.colour)]] += 1
     for text in (scene.lettering, *scene.crowd):
-        for i, (x, y) in enumerate(text.centres() if text else ()):
+        if text is None:
+            continue
+        for i, (x, y) in enumerate(text.centres()):
             fine = min(cells * SLOTS - 1, max(0, int(x * cells * SLOTS)))
             cell = min(cells - 1, max(0, int(y * cells))) * cells + fine // SLOTS
             letter[cell, fine % SLOTS] = 1 + ALPHABET.index(text.string[i])

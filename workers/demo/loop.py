@@ -80,9 +80,9 @@ class Trainer(Generic[Model]):
     def _average(self) -> None:
         if not dist.is_initialized():
             return
-        for p in self.master.parameters():
-            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        grads = [p.grad for p in self.master.parameters()]
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.master.parameters()]
+        for p, grad in zip(self.master.parameters(), grads, strict=True):
+            p.grad = grad
         flat = torch.cat([g.flatten() for g in grads])
         dist.all_reduce(flat)
         flat /= dist.get_world_size()

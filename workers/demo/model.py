@@ -24,9 +24,8 @@ class Demo(nn.Module):
 
     def look(self, tiles: Tensor) -> Tensor:
         """uint8 tiles [B, S, S, 3] -> visual tokens [B, T, width]."""
-        return self.mlp1(
-            pixel_shuffle(self.vision_model(normalise(tiles).to(self.vision_model.embeddings.class_embedding.dtype)))
-        )
+        dtype = self.vision_model.embeddings.class_embedding.dtype
+        return self.mlp1(pixel_shuffle(self.vision_model(normalise(tiles).to(dtype))))
 
     def hidden(self, ids: Tensor, visual: Tensor, positions: Tensor, sight: Sight) -> Tensor:
         """Put the visual tokens, in order, where the prompt keeps places for them; then read."""

@@ -67,9 +67,8 @@ class Seer(nn.Module):
         self.heads = DenseHeads(dims)
 
     def tokens(self, tiles: Tensor) -> Tensor:
-        return self.mlp1(
-            pixel_shuffle(self.vision_model(normalise(tiles).to(self.vision_model.embeddings.class_embedding.dtype)))
-        )
+        dtype = self.vision_model.embeddings.class_embedding.dtype
+        return self.mlp1(pixel_shuffle(self.vision_model(normalise(tiles).to(dtype))))
 
 
 def pretrain(

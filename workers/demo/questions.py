@@ -210,8 +210,8 @@ def ask_relative(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
         return Turn("relation", phrase(rng, "is beside", held, **words), answer)
     if None in verdicts.values() or not any(verdicts.values()):
         return None
-    words = [SIDES[side] for side in ("above", "below", "left", "right") if verdicts[side]]
-    answer = f"The {thing} is {' and '.join(words)} the {other}."
+    sides = [SIDES[side] for side in ("above", "below", "left", "right") if verdicts[side]]
+    answer = f"The {thing} is {' and '.join(sides)} the {other}."
     return Turn("relation", phrase(rng, "relative", held, thing=thing, other=other), answer)
 
 

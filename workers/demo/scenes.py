@@ -223,8 +223,7 @@ def sample_scene(seed: int, text_share: float = 0.4) -> Scene:
     if rng.random() < text_share:
         alone = rng.random() < 0.6
         text = sample_lettering(rng, aspect, roomy=alone)
-        colour = next(c for c in rng.sample(COLOURS, 8) if (rgb := visible_rgb(rng, c, background)))
-        text = text.painted(colour, rgb)
+        text = next(text.painted(c, rgb) for c in rng.sample(COLOURS, 8) if (rgb := visible_rgb(rng, c, background)))
         count = 0 if alone else rng.choice((1, 1, 2, 3))
     else:
         count = rng.choices(range(6), (4, 20, 22, 20, 17, 17))[0]
