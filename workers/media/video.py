@@ -40,6 +40,7 @@ _DECODERS = (
     "h264,hevc,vp8,vp9,libvpx,libvpx-vp9,av1,libdav1d,mpeg4,msmpeg4,msmpeg4v2,mpeg1video,mpeg2video,h263,mjpeg,prores,"
     "theora,wmv2,gif,ffv1"
 )
+_SKIPPING_DECODERS = ("h264", "hevc")
 _NOTHING_ELSE = {"format_whitelist": "", "protocol_whitelist": "none", "codec_whitelist": _DECODERS}
 
 
@@ -109,7 +110,8 @@ class Clip:
         self, container: av.container.InputContainer, stream: av.VideoStream, wanted: Sequence[int]
     ) -> Iterator[av.VideoFrame]:
         """A frame for each of `wanted`; ends early where a seek went too far."""
-        frames = _numbered(container, stream, self._is_timed)
+        stamps = frozenset(self._timestamps[index] for index in wanted) if self._is_timed else None
+        frames = _numbered(container, stream, stamps)
         frame: av.VideoFrame | None = None
         at = self._timestamps[0] - 1
         for index in wanted:
@@ -118,7 +120,7 @@ class Clip:
             has_sought = at < key <= target
             if has_sought:
                 container.seek(key, stream=stream)
-                frames = _numbered(container, stream, self._is_timed)
+                frames = _numbered(container, stream, stamps)
                 frame = None
             while frame is None or at < target:
                 step = next(frames, None)
@@ -204,13 +206,24 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream) -> tu
 
 
 def _numbered(
-    container: av.container.InputContainer, stream: av.VideoStream, is_timed: bool
+    container: av.container.InputContainer, stream: av.VideoStream, stamps: frozenset[int] | None
 ) -> Iterator[tuple[int, av.VideoFrame]]:
-    for count, frame in enumerate(container.decode(stream)):
-        if not is_timed:
-            yield count, frame
-        elif frame.pts is not None:
-            yield frame.pts, frame
+    """Frames with their time stamps, those of `stamps` among them; None: every frame, with its number.
+
+    Frames that nobody wants and no other frame refers to are not decoded, which changes no pixel of the rest.
+    """
+    count = 0
+    skips = stream.codec_context.name in _SKIPPING_DECODERS
+    for packet in container.demux(stream):
+        if skips and stamps is not None:
+            is_wanted = packet.pts is None or packet.pts in stamps
+            stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+        for frame in packet.decode():
+            if stamps is None:
+                yield count, frame
+            elif frame.pts is not None:
+                yield frame.pts, frame
+            count += 1
 
 
 def _rate(declared: object, frame_count: int, span_s: float) -> float:
