@@ -28,6 +28,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     """Media are fetched, the prompt is built and fits: from here on the answer is a 200.
 
     prompt_token_ids: only where the job asked for token ids; placeholders expanded.
+    prompt_token_texts: only where the job asked for them: each of those ids for people to read.
+    prompt_text: only where the job asked for its echo; special tokens kept.
     """
 
     job_id: str
@@ -37,6 +39,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     image_tokens: int = 0
     video_tokens: int = 0
     prompt_token_ids: tuple[int, ...] | None = None
+    prompt_token_texts: tuple[str, ...] | None = None
+    prompt_text: str | None = None
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):

@@ -63,6 +63,7 @@ class EmittedChoice(msgspec.Struct, frozen=True):
 class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     """Generate `n` choices for a conversation.
 
+    n: 0 generates nothing; the answer is what Accepted says of the prompt, also of one that the context cannot hold.
     epoch: 0 at first; each redelivery adds one. Events of an older epoch are void.
     emitted: per choice the ids that the client already has; the worker goes on behind them.
     timeout_s: time left when the job was handed over; the gateway enforces it, a worker may drop what is overdue.
@@ -80,10 +81,36 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     cache_salt: str = ""
     add_generation_prompt: bool = True
     return_token_ids: bool = False
+    return_token_texts: bool = False
     timeout_s: float = 600.0
     epoch: int = 0
     emitted: tuple[EmittedChoice, ...] = ()
 
 
-Job = ChatJob
-"""The union of job kinds, told apart by their `tag`; completion, embed and score jobs join it here."""
+class CompletionJob(msgspec.Struct, frozen=True, kw_only=True, tag="completion"):
+    """Go on from a bare prompt, without a conversation or media. Fields that a chat has too mean the same.
+
+    prompt: text, in which the names of control tokens count as those tokens, or token ids, taken as they are.
+    add_special_tokens: put BOS in front of a text where the checkpoint wants it.
+    echo: Accepted tells the prompt's text.
+    """
+
+    job_id: str
+    model: str
+    prompt: str | tuple[int, ...]
+    sampling: SamplingParams
+    n: int = 1
+    priority: int = 0
+    tenant: str = ""
+    cache_salt: str = ""
+    add_special_tokens: bool = True
+    echo: bool = False
+    return_token_ids: bool = False
+    return_token_texts: bool = False
+    timeout_s: float = 600.0
+    epoch: int = 0
+    emitted: tuple[EmittedChoice, ...] = ()
+
+
+Job = ChatJob | CompletionJob
+"""The union of job kinds, told apart by their `tag`; embed and score jobs join it here."""

@@ -9,7 +9,7 @@ import msgspec
 
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello
 from schemas.events import Accepted, Delta, Failed, Finished
-from schemas.jobs import ChatJob
+from schemas.jobs import ChatJob, CompletionJob
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
@@ -18,7 +18,7 @@ LEASE_S = 3.0
 """A worker that says nothing for this long is taken for lost, also when its process still exists."""
 
 ToGateway = Hello | Claim | Heartbeat | Goodbye | Accepted | Delta | Finished | Failed
-ToWorker = ChatJob | Cancel | Drain
+ToWorker = ChatJob | CompletionJob | Cancel | Drain
 
 
 class WireError(Exception):

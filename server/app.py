@@ -19,9 +19,11 @@ from server.inflight import Inflight
 from server.metrics import FleetCollector, HttpMetrics, JobMetrics
 from server.middleware import RequestMiddleware
 from server.routes.chat import chat_router
+from server.routes.completions import completions_router
 from server.routes.health import health_router
 from server.routes.models import models_router
 from server.routes.playground import playground_router
+from server.routes.tokenize import tokenize_router
 from server.streaming import Patience
 from server.submit import JobMaker
 from server.transport.base import JobQueue
@@ -91,6 +93,8 @@ def create_app(
     )
     install_handlers(app)
     app.include_router(chat_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
+    app.include_router(completions_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
+    app.include_router(tokenize_router(fleet, admission, inflight, maker, limits.max_body_bytes))
     app.include_router(models_router(fleet))
     app.include_router(health_router(fleet, registry, _version()))
     app.include_router(playground_router())

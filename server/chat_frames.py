@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from schemas import events
 from schemas.events import Accepted, Delta, Finished
-from schemas.jobs import ChatJob
+from schemas.jobs import Job
 from schemas.openai.answers import (
     ChatCompletionChunk,
     ChoiceLogprobs,
@@ -26,7 +26,7 @@ MIN_LOGPROB = -9999.0
 _encode = msgspec.json.Encoder().encode
 
 
-def answer_id(job: ChatJob) -> str:
+def answer_id(job: Job) -> str:
     """The id of an answer; it does not change when the job is taken over."""
     return f"chatcmpl-{job.job_id}"
 
@@ -63,7 +63,7 @@ def openai_logprobs(tokens: Iterable[events.TokenLogprob]) -> ChoiceLogprobs:
 class ChunkWriter:
     """The frames of one stream: `data: {chunk}` lines, ready to be sent."""
 
-    def __init__(self, job: ChatJob, *, include_usage: bool, continuous_usage: bool) -> None:
+    def __init__(self, job: Job, *, include_usage: bool, continuous_usage: bool) -> None:
         self._job = job
         self._id = answer_id(job)
         self._created = unix_time_s()

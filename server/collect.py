@@ -4,13 +4,13 @@ from msgspec import UNSET
 
 from schemas import events
 from schemas.events import Accepted, Delta, Finished
-from schemas.jobs import ChatJob
+from schemas.jobs import Job
 from schemas.openai.answers import AssistantMessage, ChatCompletion, Choice
 from server.chat_frames import answer_id, openai_logprobs, unix_time_s, usage
 from server.job_stream import JobStream
 
 
-class _GrowingChoice:
+class GrowingChoice:
     """One choice until it is finished."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ async def collect(stream: JobStream) -> ChatCompletion:
     job = stream.job
     created = unix_time_s()
     accepted = Accepted(job_id=job.job_id, epoch=0, seq=0, prompt_tokens=0)
-    choices = [_GrowingChoice() for _ in range(job.n)]
+    choices = [GrowingChoice() for _ in range(job.n)]
     while True:
         for event in await stream.take():
             match event:
@@ -44,7 +44,7 @@ async def collect(stream: JobStream) -> ChatCompletion:
 
 
 def _completion(
-    job: ChatJob, created: int, accepted: Accepted, choices: list[_GrowingChoice], finished: Finished
+    job: Job, created: int, accepted: Accepted, choices: list[GrowingChoice], finished: Finished
 ) -> ChatCompletion:
     prompt_token_ids = accepted.prompt_token_ids if job.return_token_ids else None
     return ChatCompletion(

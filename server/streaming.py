@@ -38,13 +38,14 @@ class Patience:
 
 
 @asynccontextmanager
-async def cancel_on_disconnect(receive: Receive, inflight: Inflight, stream: JobStream) -> AsyncIterator[None]:
-    """While inside, the client's leaving ends the job at once. The request's body must have been read."""
+async def cancel_on_disconnect(receive: Receive, inflight: Inflight, *streams: JobStream) -> AsyncIterator[None]:
+    """While inside, the client's leaving ends the jobs at once. The request's body must have been read."""
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        await inflight.abandon(stream)
+        for stream in streams:
+            await inflight.abandon(stream)
 
     watcher = asyncio.create_task(watch())
     try:
@@ -88,14 +89,16 @@ class ChatStream(Response):
             while True:
                 frames = b"".join(frame for event in events for frame in self._writer.frames(event))
                 is_last = bool(events) and isinstance(events[-1], Finished)
-                await self._send(send, frames if events else KEEP_ALIVE, is_last)
+                await send_in_time(send, frames if events else KEEP_ALIVE, self._patience.stall_s, is_last)
                 if is_last:
                     return
                 events = await stream.take(self._patience.keep_alive_s)
         except GlimpsedError as error:
-            await self._send(send, b"data: " + error_body(error) + b"\n\n", is_last=True)
+            await send_in_time(send, b"data: " + error_body(error) + b"\n\n", self._patience.stall_s, is_last=True)
 
-    async def _send(self, send: Send, body: bytes, is_last: bool) -> None:
-        if body:
-            async with asyncio.timeout(self._patience.stall_s):
-                await send({"type": "http.response.body", "body": body, "more_body": not is_last})
+
+async def send_in_time(send: Send, body: bytes, stall_s: float, is_last: bool = False) -> None:
+    """Send a piece of a body. Raises TimeoutError when the client does not read for `stall_s`."""
+    if body:
+        async with asyncio.timeout(stall_s):
+            await send({"type": "http.response.body", "body": body, "more_body": not is_last})

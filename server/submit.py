@@ -4,9 +4,18 @@ import secrets
 
 from schemas.control import ModelCard
 from schemas.errors import ErrorCode, RequestError
-from schemas.jobs import ChatJob, ImagePart, Message, Part, TextPart, VideoPart
+from schemas.jobs import ChatJob, CompletionJob, ImagePart, Message, Part, TextPart, VideoPart
 from schemas.openai import content
 from schemas.openai.chat import ChatCompletionRequest
+from schemas.openai.completion import (
+    DEFAULT_MAX_TOKENS,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+    prompts_of,
+    token_ids,
+)
+from schemas.openai.generation import GenerationRequest
 from schemas.openai.media import media_options
 from schemas.sampling import SamplingParams
 
@@ -22,7 +31,7 @@ def new_job_id() -> str:
 
 
 class JobMaker:
-    """Turns chat requests into jobs within the server's limits."""
+    """Turns requests into jobs within the server's limits."""
 
     def __init__(self, max_images: int, max_videos: int, timeout_s: float) -> None:
         self._max_images = max_images
@@ -34,12 +43,12 @@ class JobMaker:
         messages = tuple(_message(at, message) for at, message in enumerate(request.messages))
         self._check_media(messages)
         if card is not None:
-            _check_length(messages, card.max_model_len)
+            _check_length(_num_chars(messages), card.max_model_len, "messages")
         return ChatJob(
             job_id=new_job_id(),
             model=request.model,
             messages=messages,
-            sampling=sampling_params(request),
+            sampling=chat_sampling(request),
             media=media_options(request.mm_processor_kwargs, request.media_io_kwargs),
             n=request.n or 1,
             priority=request.priority or 0,
@@ -47,6 +56,81 @@ class JobMaker:
             cache_salt=request.cache_salt or "",
             add_generation_prompt=request.add_generation_prompt is not False,
             return_token_ids=bool(request.return_token_ids),
+            timeout_s=self._timeout_s,
+        )
+
+    def completion_jobs(
+        self, request: CompletionRequest, tenant: str, card: ModelCard | None
+    ) -> tuple[CompletionJob, ...]:
+        """A job for each prompt, in their order. Raises RequestError."""
+        prompts = prompts_of(request.prompt)
+        for prompt in prompts:
+            if isinstance(prompt, str) and card is not None:
+                _check_length(len(prompt), card.max_model_len, "prompt")
+        return tuple(
+            CompletionJob(
+                job_id=new_job_id(),
+                model=request.model,
+                prompt=prompt,
+                sampling=completion_sampling(request),
+                n=request.n or 1,
+                priority=request.priority or 0,
+                tenant=tenant,
+                cache_salt=request.cache_salt or "",
+                add_special_tokens=request.add_special_tokens is not False,
+                echo=bool(request.echo),
+                return_token_ids=bool(request.return_token_ids),
+                timeout_s=self._timeout_s,
+            )
+            for prompt in prompts
+        )
+
+    def tokenize_job(self, request: TokenizeRequest, tenant: str, card: ModelCard | None) -> ChatJob | CompletionJob:
+        """A job that generates nothing and tells the prompt's ids. Raises RequestError."""
+        return_token_texts = bool(request.return_token_strs)
+        if request.prompt is not None:
+            if card is not None:
+                _check_length(len(request.prompt), card.max_model_len, "prompt")
+            return CompletionJob(
+                job_id=new_job_id(),
+                model=request.model,
+                prompt=request.prompt,
+                sampling=SamplingParams(seed=0),
+                n=0,
+                tenant=tenant,
+                add_special_tokens=request.add_special_tokens is not False,
+                return_token_ids=True,
+                return_token_texts=return_token_texts,
+                timeout_s=self._timeout_s,
+            )
+        messages = tuple(_message(at, message) for at, message in enumerate(request.messages or ()))
+        self._check_media(messages)
+        if card is not None:
+            _check_length(_num_chars(messages), card.max_model_len, "messages")
+        return ChatJob(
+            job_id=new_job_id(),
+            model=request.model,
+            messages=messages,
+            sampling=SamplingParams(seed=0),
+            media=media_options(request.mm_processor_kwargs, request.media_io_kwargs),
+            n=0,
+            tenant=tenant,
+            add_generation_prompt=request.add_generation_prompt is not False,
+            return_token_ids=True,
+            return_token_texts=return_token_texts,
+            timeout_s=self._timeout_s,
+        )
+
+    def detokenize_job(self, request: DetokenizeRequest, tenant: str) -> CompletionJob:
+        """A job that generates nothing and tells the prompt's text. Raises RequestError."""
+        return CompletionJob(
+            job_id=new_job_id(),
+            model=request.model,
+            prompt=token_ids(request.tokens, "tokens"),
+            sampling=SamplingParams(seed=0),
+            n=0,
+            tenant=tenant,
+            echo=True,
             timeout_s=self._timeout_s,
         )
 
@@ -62,12 +146,26 @@ class JobMaker:
             raise RequestError(ErrorCode.TOO_MANY_VIDEOS, f"At most {self._max_videos} videos are accepted.", excess)
 
 
-def sampling_params(request: ChatCompletionRequest) -> SamplingParams:
-    """The request's sampling; what is absent stays None, for the model's own default."""
+def chat_sampling(request: ChatCompletionRequest) -> SamplingParams:
+    """The sampling that a chat asks for."""
+    max_tokens = request.max_completion_tokens or request.max_tokens
+    return _sampling(request, max_tokens, request.top_logprobs if request.logprobs else None, bool(request.logprobs))
+
+
+def completion_sampling(request: CompletionRequest) -> SamplingParams:
+    """The sampling that a completion asks for, by its own default length. Without a seed each call draws its own."""
+    max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
+    return _sampling(request, max_tokens, request.logprobs, request.logprobs is not None)
+
+
+def _sampling(
+    request: GenerationRequest, max_tokens: int | None, top_logprobs: int | None, logprobs: bool
+) -> SamplingParams:
+    """What is absent stays None, for the model's own default."""
     seed = secrets.randbits(SEED_BITS) if request.seed is None else request.seed % 2**SEED_BITS
     return SamplingParams(
         seed=seed,
-        max_tokens=request.max_completion_tokens or request.max_tokens,
+        max_tokens=max_tokens,
         min_tokens=request.min_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
@@ -82,8 +180,8 @@ def sampling_params(request: ChatCompletionRequest) -> SamplingParams:
         include_stop_str_in_output=bool(request.include_stop_str_in_output),
         ignore_eos=bool(request.ignore_eos),
         skip_special_tokens=request.skip_special_tokens is not False,
-        logprobs=bool(request.logprobs),
-        top_logprobs=request.top_logprobs or 0,
+        logprobs=logprobs,
+        top_logprobs=top_logprobs or 0,
     )
 
 
@@ -130,9 +228,12 @@ def _part(param: str, part: content.ContentPart) -> Part:
             return VideoPart(url=part.video_url.url, param=f"{param}.video_url.url")
 
 
-def _check_length(messages: tuple[Message, ...], max_model_len: int) -> None:
-    num_chars = sum(len(part.text) for message in messages for part in message.parts if isinstance(part, TextPart))
+def _num_chars(messages: tuple[Message, ...]) -> int:
+    return sum(len(part.text) for message in messages for part in message.parts if isinstance(part, TextPart))
+
+
+def _check_length(num_chars: int, max_model_len: int, param: str) -> None:
     # A character has at least one byte, so this never refuses what would fit.
     if num_chars > max_model_len * MAX_BYTES_PER_TOKEN:
-        message = f"The model's context is {max_model_len} tokens; the messages have {num_chars} characters."
-        raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, message, "messages")
+        message = f"The model's context is {max_model_len} tokens; the {param} have {num_chars} characters."
+        raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, message, param)

@@ -127,3 +127,53 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
     object: str = "list"
     data: list[ModelObject]
+
+
+class CompletionLogprobs(msgspec.Struct, frozen=True):
+    """Log probabilities in the older shape: four lists of one length. `text_offset` counts characters of the text."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One text, or what is new in it."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: str | None = None
+    prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+    token_ids: list[int] | UnsetType = UNSET
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a completion request, or one event of its stream."""
+
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    system_fingerprint: str | None = None
+    usage: Usage | None | UnsetType = UNSET
+    prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+
+
+class Tokenization(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer of POST /v1/tokenize. `count` includes `image_tokens` and `video_tokens`."""
+
+    tokens: tuple[int, ...]
+    count: int
+    max_model_len: int | None
+    image_tokens: int
+    video_tokens: int
+    token_strs: tuple[str, ...] | UnsetType = UNSET
+
+
+class Detokenization(msgspec.Struct, frozen=True):
+    """The answer of POST /v1/detokenize."""
+
+    prompt: str

@@ -4,7 +4,7 @@ Refusing them by name is kinder than ignoring them: the answer would not be what
 asks for nothing (null, an empty list, the documented default) is let through.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from schemas.errors import ErrorCode, RequestError
@@ -42,6 +42,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "response_format": (None, {"type": "text"}),
     "store": _NOTHING,
     "structured_outputs": _NOTHING,
+    "suffix": _NOTHING,
     "tool_choice": (None, "none", "auto"),
     "tools": _NOTHING,
     "use_beam_search": _NOTHING,
@@ -51,12 +52,16 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 """Parameter -> the values that ask for nothing."""
 
 
-def without_unsupported(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body less parameters that ask for nothing. Raises RequestError for one that asks for what is not there."""
-    for name in body.keys() & UNSUPPORTED.keys():
+def without_unsupported(body: Mapping[str, Any], honoured: Set[str] = frozenset()) -> dict[str, Any]:
+    """The body less parameters that ask for nothing. Raises RequestError for one that asks for what is not there.
+
+    honoured: names that this endpoint, unlike others, takes.
+    """
+    unsupported = UNSUPPORTED.keys() - honoured
+    for name in body.keys() & unsupported:
         if not _asks_for_nothing(body[name], UNSUPPORTED[name]):
             raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, f"Unsupported parameter: '{name}'.", name)
-    return {name: value for name, value in body.items() if name not in UNSUPPORTED}
+    return {name: value for name, value in body.items() if name not in unsupported}
 
 
 def _asks_for_nothing(value: object, neutral: tuple[Any, ...]) -> bool:

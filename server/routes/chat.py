@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from schemas.errors import Unavailable
 from schemas.jobs import ChatJob
-from schemas.openai.chat import ChatCompletionRequest, StreamOptions, parse_chat_request
+from schemas.openai.chat import ChatCompletionRequest, parse_chat_request
+from schemas.openai.generation import StreamOptions
 from server.admission import Admission
 from server.chat_frames import ChunkWriter
 from server.collect import collect

@@ -6,6 +6,7 @@ from fastapi.routing import APIRoute
 
 from schemas.errors import ErrorCode
 from schemas.openai.chat import ChatCompletionRequest
+from schemas.openai.completion import CompletionRequest, DetokenizeRequest, TokenizeRequest
 from schemas.openai.media import ImageIo, MmProcessorKwargs, VideoIo
 from schemas.openai.parameters import UNSUPPORTED
 from server.app import create_app
@@ -45,6 +46,24 @@ async def test_endpoints_are_the_routes() -> None:
 def test_parameters_are_the_request_models() -> None:
     listed = {name for row in tables(PAGE, "## Chat completions: parameters") for name in code_names(row[0])}
     assert listed == set(ChatCompletionRequest.model_fields)
+
+
+def test_parameters_of_completions_are_the_request_model() -> None:
+    text, chat = section("## Completions: parameters"), set(ChatCompletionRequest.model_fields)
+    absent = chat - set(CompletionRequest.model_fields)
+    own = {name for row in tables(PAGE, "## Completions: parameters") for name in code_names(row[0])}
+    assert own >= set(CompletionRequest.model_fields) - chat
+    assert own <= set(CompletionRequest.model_fields)
+    without_effect = {"metadata", "modalities", "parallel_tool_calls", "service_tier", "safety_identifier"}
+    media = {"mm_processor_kwargs", "media_io_kwargs"}
+    named = {"messages", "max_completion_tokens", "top_logprobs", "add_generation_prompt"}
+    assert named <= set(code_names(text.partition("|")[0]))
+    assert absent == named | media | without_effect | {"prompt_cache_key", "prompt_cache_retention"}
+
+
+def test_parameters_of_tokenize_and_detokenize_are_the_request_models() -> None:
+    for model in (TokenizeRequest, DetokenizeRequest):
+        assert set(model.model_fields) <= set(code_names(section("## Tokens")))
 
 
 def test_parameters_said_to_be_refused_are() -> None:

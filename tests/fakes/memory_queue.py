@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
 
 from schemas import wire
 from schemas.control import ModelCard
 from schemas.errors import Overloaded
 from schemas.events import Accepted, Delta, Event, Finished
-from schemas.jobs import ChatJob, Job
+from schemas.jobs import Job
 from server.transport.base import JobLost, WorkerInfo
 
-Script = Callable[[ChatJob], AsyncGenerator[Event, None]]
+Script = Callable[[Any], AsyncGenerator[Event, None]]
 
 
 class WorkerDied(Exception):
@@ -23,11 +24,11 @@ class MemoryQueue:
     def __init__(self, script: Script, models: tuple[str, ...] = ("demo",), max_waiting: int = 1000) -> None:
         self.script = script
         self.max_waiting = max_waiting
-        self.submitted: list[ChatJob] = []
+        self.submitted: list[Any] = []
         self.cancelled: list[str] = []
         self.was_cancelled = asyncio.Event()
         self.fleet = [worker(model) for model in models]
-        self._waiting: list[ChatJob] = []
+        self._waiting: list[Any] = []
         self._playing: dict[str, asyncio.Task[None]] = {}
         self._outbox: asyncio.Queue[bytes | JobLost | None] = asyncio.Queue()
 
@@ -38,7 +39,7 @@ class MemoryQueue:
         if not front and len(self._waiting) >= self.max_waiting:
             raise Overloaded("The queue is full.", retry_after_s=2.5)
         received = wire.decode_for_worker(wire.encode(job))
-        assert isinstance(received, ChatJob)
+        assert isinstance(received, Job)
         self.submitted.append(received)
         self._waiting.insert(0 if front else len(self._waiting), received)
         self.hand_out()
@@ -82,7 +83,7 @@ class MemoryQueue:
         """Tell the gateway that a worker is lost."""
         self._outbox.put_nowait(lost)
 
-    async def _play(self, job: ChatJob) -> None:
+    async def _play(self, job: Job) -> None:
         try:
             async for event in self.script(job):
                 self.publish(event)
@@ -99,7 +100,7 @@ def worker(model: str, state: str = "ready", **figures: float) -> WorkerInfo:
 class Teller:
     """Plays the events of an answer as a worker would: a token a word, going on behind what was emitted."""
 
-    def __init__(self, job: ChatJob) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
         self._seq = 0
         self._counts = [0] * job.n
@@ -115,6 +116,8 @@ class Teller:
             prompt_tokens=prompt_tokens,
             image_tokens=image_tokens,
             prompt_token_ids=ids,
+            prompt_token_texts=tuple(f"<{i}>" for i in ids or ()) if self._job.return_token_texts else None,
+            prompt_text=str(self._job.prompt) if getattr(self._job, "echo", False) else None,
         )
 
     def words(self, text: str, index: int = 0) -> list[Delta]:
@@ -153,7 +156,7 @@ class Teller:
 def tell(text: str) -> Script:
     """A script that answers every choice of every job with `text`."""
 
-    async def script(job: ChatJob) -> AsyncGenerator[Event, None]:
+    async def script(job: Job) -> AsyncGenerator[Event, None]:
         teller = Teller(job)
         yield teller.accepted()
         for index in range(job.n):

@@ -1,4 +1,4 @@
-"""Answers chat jobs: prepare, run every choice through the engine, turn ids into text, stop where asked."""
+"""Answers jobs: prepare, run every choice through the engine, turn ids into text, stop where asked."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.events import Accepted, Delta, Finished, TokenLogprob, TopLogprob
-from schemas.jobs import ChatJob
+from schemas.jobs import ChatJob, CompletionJob, Job
 from workers.backends.native import NativeBackend
 from workers.engine.engine import TokenOutput
 from workers.engine.sampler import Logprobs
@@ -16,7 +16,7 @@ from workers.engine.sequence import Sequence as EngineSequence
 from workers.handlers.base import Publish
 from workers.handlers.defaults import SamplingDefaults
 from workers.handlers.groups import first_error
-from workers.handlers.prepare import Prepared, Preparer
+from workers.handlers.prepare import Prepared, Preparer, prompt_param
 from workers.handlers.reply import ReplyText
 from workers.models.base import VisionLanguageModel
 from workers.tokenizers.base import Tokenizer
@@ -31,7 +31,7 @@ class _Emitted:
 
 
 class Generator:
-    """Runs chat jobs on one model."""
+    """Runs chat and completion jobs on one model."""
 
     def __init__(
         self,
@@ -51,34 +51,44 @@ class Generator:
         self._model = model
         self._strips_reply = strips_reply
 
-    async def run(self, job: ChatJob, publish: Publish) -> None:
+    async def run(self, job: Job, publish: Publish) -> None:
         """Accepted, Delta*, Finished. Raises GlimpsedError when the job cannot be served."""
         self._check_token_ids(job)
         prepared = await self._preparer.prepare(job)
         sequences = [self._sequence(job, prepared, index) for index in range(job.n)]
-        publish(
-            Accepted(
-                job_id=job.job_id,
-                epoch=job.epoch,
-                seq=0,
-                prompt_tokens=len(prepared.token_ids),
-                image_tokens=prepared.image_tokens,
-                video_tokens=prepared.video_tokens,
-                prompt_token_ids=tuple(prepared.token_ids) if job.return_token_ids else None,
-            )
-        )
-        await self._run_choices(job, sequences, publish)
+        publish(self._accepted(job, prepared))
+        if sequences:
+            await self._run_choices(job, sequences, publish)
         publish(
             Finished(
                 job_id=job.job_id,
                 epoch=job.epoch,
                 seq=0,
                 completion_tokens=sum(seq.num_output_tokens for seq in sequences),
-                cached_tokens=sequences[0].num_cached_tokens,
+                cached_tokens=sequences[0].num_cached_tokens if sequences else 0,
             )
         )
 
-    async def _run_choices(self, job: ChatJob, sequences: Sequence[EngineSequence], publish: Publish) -> None:
+    def _accepted(self, job: Job, prepared: Prepared) -> Accepted:
+        ids, token_text = prepared.token_ids, self._tokenizer.token_text
+        return Accepted(
+            job_id=job.job_id,
+            epoch=job.epoch,
+            seq=0,
+            prompt_tokens=len(ids),
+            image_tokens=prepared.image_tokens,
+            video_tokens=prepared.video_tokens,
+            prompt_token_ids=tuple(ids) if job.return_token_ids else None,
+            prompt_token_texts=tuple(map(token_text, ids)) if job.return_token_texts else None,
+            prompt_text=self._echo(job) if isinstance(job, CompletionJob) and job.echo else None,
+        )
+
+    def _echo(self, job: CompletionJob) -> str:
+        if isinstance(job.prompt, str):
+            return job.prompt
+        return self._tokenizer.decode(job.prompt, skip_special_tokens=False)
+
+    async def _run_choices(self, job: Job, sequences: Sequence[EngineSequence], publish: Publish) -> None:
         """All choices at once, but for the first one's prefill: the others then find the prompt's pages cached."""
         has_started = asyncio.Event()
         try:
@@ -91,14 +101,15 @@ class Generator:
             raise first_error(failures) from None
 
     async def _run_choice(
-        self, job: ChatJob, index: int, seq: EngineSequence, publish: Publish, on_start: Callable[[], None]
+        self, job: Job, index: int, seq: EngineSequence, publish: Publish, on_start: Callable[[], None]
     ) -> None:
         emitted = _emitted(job, index)
         start = len(emitted.token_ids)
         if emitted.is_finished:
             on_start()
             return
-        reply = ReplyText(self._tokenizer, job.sampling, seq.sampling.stop_token_ids, self._strips_reply)
+        is_stripped = self._strips_reply and isinstance(job, ChatJob)
+        reply = ReplyText(self._tokenizer, job.sampling, seq.sampling.stop_token_ids, is_stripped)
         reply.push(emitted.token_ids)
         async with aclosing(self._backend.generate(seq)) as steps:
             async for outputs in steps:
@@ -110,7 +121,7 @@ class Generator:
                     del seq.token_ids[seq.num_prompt_tokens + start :]
                     return
 
-    def _delta(self, job: ChatJob, index: int, start: int, reply: ReplyText, outputs: Sequence[TokenOutput]) -> Delta:
+    def _delta(self, job: Job, index: int, start: int, reply: ReplyText, outputs: Sequence[TokenOutput]) -> Delta:
         """What some new tokens of a choice tell the client; the last one when a stop string is complete."""
         piece = reply.push([output.token_id for output in outputs])
         used = outputs[: piece.num_tokens]
@@ -128,7 +139,7 @@ class Generator:
             finish_reason=finish_reason,
         )
 
-    def _sequence(self, job: ChatJob, prepared: Prepared, index: int) -> EngineSequence:
+    def _sequence(self, job: Job, prepared: Prepared, index: int) -> EngineSequence:
         """The engine's view of one choice; what was emitted before goes in as outputs."""
         prompt = prepared.token_ids
         limit = self._max_model_len
@@ -150,15 +161,17 @@ class Generator:
             raise RequestError(
                 ErrorCode.CONTEXT_LENGTH_EXCEEDED,
                 f"The prompt of {len(prompt)} tokens with up to {limit - len(prompt)} new ones does not fit into this "
-                "server's K/V cache. Please shorten the messages or lower max_tokens.",
-                "messages",
+                f"server's K/V cache. Please shorten the {prompt_param(job)} or lower max_tokens.",
+                prompt_param(job),
             )
         return seq
 
-    def _check_token_ids(self, job: ChatJob) -> None:
+    def _check_token_ids(self, job: Job) -> None:
         """An id beyond the vocabulary would index past a row of logits, into a neighbour's."""
         size = self._model.vocab_size
+        prompt = job.prompt if isinstance(job, CompletionJob) and not isinstance(job.prompt, str) else ()
         for field, token_ids in (
+            ("prompt", prompt),
             ("logit_bias", job.sampling.logit_bias),
             ("stop_token_ids", job.sampling.stop_token_ids),
         ):
@@ -176,7 +189,7 @@ class Generator:
         return TokenLogprob(text(token_id), raw(token_id), found.chosen, top)
 
 
-def _emitted(job: ChatJob, index: int) -> _Emitted:
+def _emitted(job: Job, index: int) -> _Emitted:
     for choice in job.emitted:
         if choice.index == index:
             return _Emitted(choice.token_ids, choice.is_finished)

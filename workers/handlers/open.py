@@ -100,7 +100,7 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
     await media.start()
     backend.start()
     longest = max(len(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocab_size))
-    preparer = Preparer(family, media, limits.max_model_len, max(longest, 1))
+    preparer = Preparer(family, tokenizer, media, limits.max_model_len, max(longest, 1))
     defaults = _defaults(folder, settings, family)
     generator = Generator(preparer, backend, tokenizer, defaults, model, limits.max_model_len, family.strips_reply)
     card = ModelCard(

@@ -1,4 +1,4 @@
-"""A chat job to what the engine runs: media fetched and decoded, prompt ids, spans. Off the engine's thread."""
+"""A job to what the engine runs: media fetched and decoded, prompt ids, spans. Off the engine's thread."""
 
 import asyncio
 import hashlib
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from schemas.errors import ErrorCode, RequestError
-from schemas.jobs import ChatJob, ImagePart, Message, TextPart, VideoPart
+from schemas.jobs import ChatJob, CompletionJob, ImagePart, Job, Message, TextPart, VideoPart
 from workers.engine.sequence import GridPositions, MediaInput
 from workers.families.base import Family
 from workers.handlers.groups import first_error
@@ -15,6 +15,7 @@ from workers.media.pipeline import MediaPipeline
 from workers.media.types import PreparedMedia
 from workers.prompts.messages import ChatMessage, Image, Text, Video
 from workers.prompts.placeholders import PromptIds
+from workers.tokenizers.base import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +37,34 @@ class Preparer:
     tokenised.
     """
 
-    def __init__(self, family: Family, media: MediaPipeline, max_model_len: int, longest_token_bytes: int) -> None:
+    def __init__(
+        self,
+        family: Family,
+        tokenizer: Tokenizer,
+        media: MediaPipeline,
+        max_model_len: int,
+        longest_token_bytes: int,
+    ) -> None:
         self._family = family
+        self._tokenizer = tokenizer
         self._media = media
         self._max_model_len = max_model_len
         self._longest_token_bytes = longest_token_bytes
 
-    async def prepare(self, job: ChatJob) -> Prepared:
+    async def prepare(self, job: Job) -> Prepared:
         """Fetch, decode, render, tokenise, check the length. Raises RequestError and MediaError."""
+        if isinstance(job, CompletionJob):
+            return await self._prepare_bare(job)
         self._family.check_options(job.media)
-        self._check_text(job.messages)
+        texts = [p.text for m in job.messages for p in m.parts if isinstance(p, TextPart)]
+        self._check_length(self._least_tokens(texts), job)
         parts = [part for message in job.messages for part in message.parts if not isinstance(part, TextPart)]
         media = await self._fetch(job, parts)
         messages = _number_media(job.messages)
         prompt = await asyncio.to_thread(
             self._family.build_prompt, messages, media, job.media, job.add_generation_prompt
         )
-        self._check_length(len(prompt.token_ids))
+        self._check_length(len(prompt.token_ids), job)
         salt = _salt(job.tenant, job.cache_salt)
         spans = tuple(_media_inputs(prompt, media, salt))
         video_tokens = sum(s.length for s in prompt.spans if isinstance(parts[s.media_index], VideoPart))
@@ -64,6 +76,25 @@ class Preparer:
             cache_salt=salt,
             grid_positions=_grid_positions(prompt),
         )
+
+    async def _prepare_bare(self, job: CompletionJob) -> Prepared:
+        """A prompt that the client has written, control tokens and all."""
+        if isinstance(job.prompt, str):
+            self._check_length(self._least_tokens([job.prompt]), job)
+            ids = await asyncio.to_thread(self._tokenizer.encode, job.prompt, parse_special=True)
+            if not job.add_special_tokens:
+                ids = ids[self._num_leading(ids) :]
+        else:
+            ids = list(job.prompt)
+        self._check_length(len(ids), job)
+        if not ids and job.n:
+            raise RequestError(ErrorCode.INVALID_VALUE, "Invalid value for 'prompt': it has no tokens.", "prompt")
+        return Prepared(ids, media=(), image_tokens=0, video_tokens=0, cache_salt=_salt(job.tenant, job.cache_salt))
+
+    def _num_leading(self, ids: Sequence[int]) -> int:
+        """1 where the tokenizer has put BOS in front of a text."""
+        bos = [self._tokenizer.bos_token_id]
+        return int(list(ids[:1]) == bos and self._tokenizer.encode("", parse_special=True)[:1] == bos)
 
     async def _fetch(self, job: ChatJob, parts: Sequence[ImagePart | VideoPart]) -> list[PreparedMedia]:
         """All media at once; the first that fails ends the others."""
@@ -81,19 +112,24 @@ class Preparer:
             raise first_error(failures) from None
         return [task.result() for task in tasks]
 
-    def _check_text(self, messages: Sequence[Message]) -> None:
-        size = sum(len(p.text.encode()) for m in messages for p in m.parts if isinstance(p, TextPart))
-        self._check_length(size // self._longest_token_bytes)
+    def _least_tokens(self, texts: Sequence[str]) -> int:
+        return sum(len(text.encode()) for text in texts) // self._longest_token_bytes
 
-    def _check_length(self, num_tokens: int) -> None:
-        """A prompt needs room for at least one token behind it."""
-        if num_tokens >= self._max_model_len:
+    def _check_length(self, num_tokens: int, job: Job) -> None:
+        """A prompt needs room for at least one token behind it; one that is only counted may be as long as need be."""
+        if num_tokens >= self._max_model_len and job.n:
+            named = prompt_param(job)
             raise RequestError(
                 ErrorCode.CONTEXT_LENGTH_EXCEEDED,
-                f"This model's maximum context length is {self._max_model_len} tokens, but the messages make "
-                f"{num_tokens} tokens or more. Please shorten the messages or send fewer or smaller media.",
-                "messages",
+                f"This model's maximum context length is {self._max_model_len} tokens, but the {named} make "
+                f"{num_tokens} tokens or more. Please shorten the {named} or send fewer or smaller media.",
+                named,
             )
+
+
+def prompt_param(job: Job) -> str:
+    """Where a request of this kind has its prompt."""
+    return "messages" if isinstance(job, ChatJob) else "prompt"
 
 
 def _number_media(messages: Sequence[Message]) -> list[ChatMessage]:

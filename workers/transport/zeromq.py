@@ -13,7 +13,7 @@ import zmq.asyncio
 
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello
 from schemas.events import Event
-from schemas.jobs import ChatJob, Job
+from schemas.jobs import Job
 from schemas.wire import MAX_MESSAGE_BYTES, ToGateway, WireError, decode_for_worker, encode
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class ZeroMQSource:
                     self.dropped_frames += 1
                     log.warning("dropped a frame of %d bytes from the gateway: %s", len(frame), error)
                     continue
-                if isinstance(message, ChatJob):
+                if isinstance(message, Job):
                     self._unused_credits -= 1
                 yield message
 

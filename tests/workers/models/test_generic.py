@@ -167,7 +167,7 @@ def part_of(text: str, param: str) -> ImagePart | VideoPart | TextPart:
 def prepare(served: Served, name: str) -> Prepared:
     parts = tuple(part_of(text, f"messages.0.content.{index}") for index, text in enumerate(REQUESTS[name]))
     job = ChatJob(job_id=name, model="m", messages=(Message("user", parts),), sampling=SamplingParams(seed=0))
-    return asyncio.run(Preparer(served.family, Media(), 4096, 64).prepare(job))
+    return asyncio.run(Preparer(served.family, served.tokenizer, Media(), 4096, 64).prepare(job))
 
 
 def engine(served: Served, **changes: object) -> Engine:

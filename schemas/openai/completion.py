@@ -1,0 +1,96 @@
+"""The bodies of POST /v1/completions, /v1/tokenize and /v1/detokenize."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from schemas.errors import ErrorCode, RequestError
+from schemas.openai.chat import MAX_MESSAGES
+from schemas.openai.content import ChatMessage
+from schemas.openai.generation import (
+    INT32_MAX,
+    GenerationRequest,
+    check_stream_options,
+    conflict,
+)
+from schemas.openai.media import MediaIoKwargs, MmProcessorKwargs
+from schemas.openai.parameters import without_unsupported
+from schemas.openai.strict import StrictModel, validate
+
+MAX_PROMPTS = 64
+DEFAULT_MAX_TOKENS = 16
+
+Prompt = str | tuple[int, ...]
+
+
+class CompletionRequest(GenerationRequest):
+    """A request to go on from bare prompts. `prompt` is read by `prompts_of`: a union would name no single fault."""
+
+    prompt: Any
+    echo: bool | None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
+    add_special_tokens: bool | None = None
+
+
+class TokenizeRequest(StrictModel):
+    """A request for the token ids of a text, or of a conversation with its media."""
+
+    model: Annotated[str, Field(min_length=1)]
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    return_token_strs: bool | None = None
+    mm_processor_kwargs: MmProcessorKwargs | None = None
+    media_io_kwargs: MediaIoKwargs | None = None
+
+
+class DetokenizeRequest(StrictModel):
+    """A request for the text of token ids."""
+
+    model: Annotated[str, Field(min_length=1)]
+    tokens: Any
+
+
+def parse_completion_request(body: object) -> CompletionRequest:
+    """Decoded JSON as a request whose fields agree with each other. Raises RequestError naming the field."""
+    supported = without_unsupported(body, {"echo"}) if isinstance(body, dict) else body
+    request = validate(CompletionRequest, supported)
+    check_stream_options(request)
+    if request.echo and request.logprobs is not None:
+        raise conflict("logprobs", "it cannot go with 'echo', as log probabilities of a prompt are not computed")
+    return request
+
+
+def parse_tokenize_request(body: object) -> TokenizeRequest:
+    """Decoded JSON as a request for one prompt. Raises RequestError naming the field."""
+    request = validate(TokenizeRequest, body)
+    if (request.prompt is None) == (request.messages is None):
+        raise conflict("prompt", "give either 'prompt' or 'messages'")
+    return request
+
+
+def prompts_of(value: object) -> list[Prompt]:
+    """`prompt` as OpenAI takes it: a text, token ids, or a list of either. Raises RequestError."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list) and value and type(value[0]) is int:
+        return [token_ids(value, "prompt")]
+    if not isinstance(value, list) or not value:
+        raise _wrong_type("prompt", "a string, a list of token ids, or a list of either")
+    if len(value) > MAX_PROMPTS:
+        raise conflict("prompt", f"at most {MAX_PROMPTS} prompts are accepted")
+    return [one if isinstance(one, str) else token_ids(one, f"prompt.{at}") for at, one in enumerate(value)]
+
+
+def token_ids(value: object, param: str) -> tuple[int, ...]:
+    """A list of token ids. Raises RequestError."""
+    if not isinstance(value, list) or not all(type(one) is int for one in value):
+        raise _wrong_type(param, "a list of token ids")
+    if not all(0 <= one <= INT32_MAX for one in value):
+        raise conflict(param, f"token ids are 0 to {INT32_MAX}")
+    return tuple(value)
+
+
+def _wrong_type(param: str, expected: str) -> RequestError:
+    return RequestError(ErrorCode.INVALID_TYPE, f"Invalid type for '{param}': should be {expected}.", param)

@@ -1,0 +1,101 @@
+"""POST /v1/completions."""
+
+from contextlib import AbstractContextManager, ExitStack, suppress
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from schemas.errors import GlimpsedError, Unavailable
+from schemas.jobs import CompletionJob
+from schemas.openai.completion import parse_completion_request
+from schemas.openai.generation import StreamOptions
+from server.admission import Admission
+from server.completion_frames import CompletionWriter
+from server.errors import error_body
+from server.fleet import Fleet
+from server.inflight import Inflight
+from server.job_stream import JobStream
+from server.json_body import read_json
+from server.merge import Tagged, open_all, take_first, take_rest
+from server.streaming import HEADERS, KEEP_ALIVE, Patience, cancel_on_disconnect, send_in_time
+from server.submit import JobMaker
+
+
+def completions_router(
+    fleet: Fleet, admission: Admission, inflight: Inflight, maker: JobMaker, patience: Patience, max_body_bytes: int
+) -> APIRouter:
+    """The completions route."""
+    router = APIRouter()
+
+    @router.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        if fleet.is_draining:
+            raise Unavailable("The server is about to leave.")
+        tenant = request.state.tenant
+        with ExitStack() as held:
+            place = held.enter_context(admission.place(tenant))
+            wanted = parse_completion_request(await read_json(request, max_body_bytes, place.charge))
+            jobs = maker.completion_jobs(wanted, tenant, fleet.card(wanted.model))
+            if wanted.stream:
+                options = wanted.stream_options or StreamOptions()
+                writer = CompletionWriter(
+                    jobs,
+                    include_usage=bool(options.include_usage),
+                    continuous_usage=bool(options.continuous_usage_stats),
+                )
+                return CompletionStream(jobs, inflight, writer, patience, held.pop_all())
+            async with open_all(inflight, jobs) as streams, cancel_on_disconnect(request.receive, inflight, *streams):
+                writer = CompletionWriter(jobs)
+                first = await take_first(streams)
+                choices = list(writer.choices(first))
+                async for tagged in take_rest(streams, first):
+                    choices += writer.choices(tagged)
+        return Response(msgspec.json.encode(writer.whole(choices)), media_type="application/json")
+
+    return router
+
+
+class CompletionStream(Response):
+    """The streamed answer to a completion request; `held` is given back at its end."""
+
+    def __init__(
+        self,
+        jobs: tuple[CompletionJob, ...],
+        inflight: Inflight,
+        writer: CompletionWriter,
+        patience: Patience,
+        held: AbstractContextManager[object],
+    ) -> None:
+        super().__init__()
+        self._jobs = jobs
+        self._inflight = inflight
+        self._writer = writer
+        self._patience = patience
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve. Raises the error of a job that fails before all are accepted."""
+        with self._held:
+            async with (
+                open_all(self._inflight, self._jobs) as streams,
+                cancel_on_disconnect(receive, self._inflight, *streams),
+            ):
+                first = await take_first(streams)
+                await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+                # A client that is gone or does not read is not told; leaving cancels the jobs.
+                with suppress(OSError, TimeoutError):
+                    await self._write(streams, first, send)
+
+    async def _write(self, streams: list[JobStream], first: list[Tagged], send: Send) -> None:
+        stall_s = self._patience.stall_s
+        try:
+            await send_in_time(send, b"".join(self._writer.frames(first)), stall_s)
+            async for tagged in take_rest(streams, first, self._patience.keep_alive_s):
+                body = b"".join(self._writer.frames(tagged)) if tagged else KEEP_ALIVE
+                await send_in_time(send, body, stall_s)
+            await send_in_time(send, b"".join(self._writer.last_frames()), stall_s, is_last=True)
+        except GlimpsedError as error:
+            await send_in_time(send, b"data: " + error_body(error) + b"\n\n", stall_s, is_last=True)
