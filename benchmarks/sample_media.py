@@ -25,7 +25,7 @@ def moving_clip(width: int, height: int, seconds: int, seed: int, fps: int = 30)
     wide = np.asarray(Image.fromarray(shapes).resize((2 * width, height), Image.Resampling.BICUBIC))
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
-        stream = output.add_stream("libx264", rate=fps, options={"preset": "superfast", "crf": "23"})
+        stream = output.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.codec_context.gop_size = fps
         for k in range(seconds * fps):
