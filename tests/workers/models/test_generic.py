@@ -29,6 +29,7 @@ from workers.handlers.prepare import Prepared, Preparer
 from workers.media.types import PreparedMedia
 from workers.models.config import read_config
 from workers.models.generic import GenericModel
+from workers.tokenizers.base import Tokenizer
 from workers.tokenizers.load import load_tokenizer
 from workers.weights.load import load_model
 
@@ -55,6 +56,7 @@ class Served:
     model: GenericModel
     library: PreTrainedModel
     family: GenericFamily
+    tokenizer: Tokenizer
     answers: dict[str, tuple[list[int], torch.Tensor]] = field(default_factory=dict)
 
     def expected(self, name: str) -> tuple[list[int], torch.Tensor]:
@@ -99,8 +101,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Served]:
         model = load_model(folder, torch.device("cpu"))
         library = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
         library.generation_config.eos_token_id = None
-        family = open_family(read_config(folder), load_tokenizer(folder), model)
-        served[kind] = Served(model, library, family)
+        tokenizer = load_tokenizer(folder)
+        family = open_family(read_config(folder), tokenizer, model)
+        served[kind] = Served(model, library, family, tokenizer)
     return served
 
 
