@@ -33,6 +33,7 @@ $(DAEMON): pyproject.toml constraints.txt
 		echo "Python 3.11, 3.12 or 3.13 is needed and none is on the PATH" >&2; exit 1 )
 	$(PIP) $(TORCH) setuptools
 	$(PIP) --no-build-isolation --editable '.[worker]'
+	$(BIN)/python -c 'import server.launch, workers.handlers.open, workers.families.internvl, workers.media.decode_child'
 	@touch $@
 
 $(TESTS): $(DAEMON)
