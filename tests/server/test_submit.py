@@ -97,7 +97,7 @@ def test_media_options_are_joined_and_other_scalars_kept_for_the_family() -> Non
 @pytest.mark.parametrize(
     ("parameters", "param"),
     [
-        ({"mm_processor_kwargs": {"hd_num": [1]}}, "mm_processor_kwargs.hd_num"),
+        ({"mm_processor_kwargs": {"hd_num": [1.5]}}, "mm_processor_kwargs.hd_num"),
         ({"mm_processor_kwargs": {"hd_num": {"a": 1}}}, "mm_processor_kwargs.hd_num"),
         ({"mm_processor_kwargs": {"hd_num": 2**80}}, "mm_processor_kwargs.hd_num"),
         ({"mm_processor_kwargs": {"not a name": 1}}, "mm_processor_kwargs.not a name"),
