@@ -45,6 +45,7 @@ FORBIDDEN = {
     r"(?<![\w.])(eval|exec)\(": "eval",
 }
 CONNECTS = re.compile(r"\b(aiohttp\.ClientSession|httpx\.|urlopen|requests\.|create_connection|open_connection)\b")
+OPENS = re.compile(r"(?<![\w.])open\(|\bos\.open\(|\.(read_bytes|read_text)\(")
 ENVIRONMENT = re.compile(r"\bos\.(environ|getenv)\b|\bBaseSettings\b")
 
 
@@ -136,6 +137,12 @@ def test_a_serving_worker_reads_no_pickles_at_all() -> None:
 def test_only_the_fetcher_opens_connections_in_a_worker() -> None:
     connecting = {name_of(path) for path in sources("workers") if CONNECTS.search(path.read_text(encoding="utf-8"))}
     assert connecting <= {"workers/media/fetch.py"}
+
+
+def test_only_the_fetcher_opens_files_for_clients() -> None:
+    opening = {name_of(path) for path in sources("workers/media") if OPENS.search(path.read_text(encoding="utf-8"))}
+    # The sandbox reads its own /proc entries and /dev/null, before the first file of a client.
+    assert opening <= {"workers/media/fetch.py", "workers/media/confine.py", "workers/media/decode_child.py"}
 
 
 def test_files_stay_small() -> None:
