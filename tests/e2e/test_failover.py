@@ -115,16 +115,31 @@ async def test_streams_go_on_exactly_when_a_worker_is_killed(daemon: Daemon):
     daemon.wait_until_idle()
 
 
-async def test_a_stream_survives_the_only_workers_of_its_model(daemon: Daemon):
-    """Both die: the job waits until one is back."""
-    await both_workers(daemon)
-    [expected] = await run(daemon, 1, kill=False)
-    stream, is_running = Stream(), asyncio.Event()
-    async with httpx.AsyncClient(base_url=daemon.url, timeout=60) as client:
-        task = asyncio.create_task(stream.read(client, body(0), is_running))
+async def busy_worker(daemon: Daemon) -> int:
+    """The pid of the worker that runs something, once a heartbeat says so."""
+    deadline = asyncio.get_running_loop().time() + 30
+    while not (busy := [worker["pid"] for worker in daemon.workers() if worker["running"]]):
+        assert asyncio.get_running_loop().time() < deadline, f"nobody runs anything: {daemon.workers()}"
+        await asyncio.sleep(0.02)
+    return busy[0]
+
+
+@pytest.mark.timeout(120)
+async def test_a_stream_survives_when_no_worker_of_its_model_is_left(daemon: Daemon):
+    """The idle one dies first, then the one that answers: the job waits until one is back."""
+    pids = await both_workers(daemon)
+    request = {**body(0), "max_tokens": 1500}
+    expected, stream, is_running = Stream(), Stream(), asyncio.Event()
+    async with httpx.AsyncClient(base_url=daemon.url, timeout=90) as client:
+        await expected.read(client, request, None)
+        task = asyncio.create_task(stream.read(client, request, is_running))
         await is_running.wait()
-        for worker in daemon.workers():
-            os.kill(worker["pid"], signal.SIGKILL)
+        busy = await busy_worker(daemon)
+        [idle] = pids - {busy}
+        os.kill(idle, signal.SIGKILL)
+        while idle in {worker["pid"] for worker in daemon.workers()}:
+            await asyncio.sleep(0.01)
+        os.kill(busy, signal.SIGKILL)
         await task
     assert stream.token_ids == expected.token_ids
     assert stream.text == expected.text
