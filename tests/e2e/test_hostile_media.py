@@ -35,9 +35,16 @@ def chat(part: dict[str, Any]) -> dict[str, Any]:
     return {"model": MODEL, "messages": messages, "max_tokens": 2, "media_io_kwargs": {"video": video}}
 
 
-WITH_MEDIA: dict[str, tuple[Body, str]] = {"/v1/chat/completions": (chat, "messages.0.content.0.{kind}_url.url")}
+def tokenize(content: dict[str, object]) -> dict[str, object]:
+    return {"model": MODEL, "messages": [{"role": "user", "content": [content]}]}
+
+
+WITH_MEDIA: dict[str, tuple[Body, str]] = {
+    "/v1/chat/completions": (chat, "messages.0.content.0.{kind}_url.url"),
+    "/v1/tokenize": (tokenize, "messages.0.content.0.{kind}_url.url"),
+}
 """Path -> the body round a content part, and what errors name as its place."""
-WITHOUT_MEDIA: frozenset[str] = frozenset()
+WITHOUT_MEDIA = frozenset({"/v1/completions", "/v1/detokenize"})
 
 
 @pytest.fixture(scope="module")
