@@ -1,6 +1,19 @@
 """How a request wants its tokens chosen. Ranges are checked once, at the gateway; a worker trusts these values."""
 
+from typing import Literal
+
 import msgspec
+
+
+class Grammar(msgspec.Struct, frozen=True):
+    """What the text of an answer must conform to, whatever else is sampled.
+
+    source: a JSON schema, a regular expression or a Lark grammar; a JSON list of strings for "choice"; empty for
+    "json_object". The gateway has checked its size, not its meaning: a worker compiles it and may refuse it.
+    """
+
+    kind: Literal["json_object", "json_schema", "regex", "choice", "lark"]
+    source: str = ""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -29,3 +42,4 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     skip_special_tokens: bool = True
     logprobs: bool = False
     top_logprobs: int = 0
+    grammar: Grammar | None = None
