@@ -49,6 +49,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     start: how many tokens of this choice came before; the gateway checks it against what it has.
     text: what became stable with these tokens (may be empty, may include text withheld before).
     finish_reason: set on the choice's last delta: "stop" or "length".
+    stop_string: on the last delta, the one of the request's stop strings that ended the choice.
     """
 
     job_id: str
@@ -60,6 +61,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: str | None = None
+    stop_string: str | None = None
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):

@@ -137,6 +137,7 @@ class Generator:
             text=piece.text if is_cut else piece.text + reply.finish(),
             logprobs=self._logprobs(used) if job.sampling.logprobs else None,
             finish_reason=finish_reason,
+            stop_string=piece.stop_string,
         )
 
     def _sequence(self, job: Job, prepared: Prepared, index: int) -> EngineSequence:

@@ -13,11 +13,16 @@ from workers.tokenizers.base import Tokenizer
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What some new tokens brought: text that is stable now, and how many of the tokens belong to the answer (fewer
-    than were pushed when a stop string ended it)."""
+    than were pushed when a stop string ended it). `stop_string` is the one that did."""
 
     text: str
     num_tokens: int
-    is_stopped: bool
+    stop_string: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether a stop string ended the answer."""
+        return self.stop_string is not None
 
 
 class ReplyText:
@@ -45,8 +50,8 @@ class ReplyText:
             stable, matched = self._stops.push(self._detokenizer.append([token_id]))
             text += self._strip(stable)
             if matched is not None:
-                return Piece(text, count, is_stopped=True)
-        return Piece(text, len(token_ids), is_stopped=False)
+                return Piece(text, count, matched)
+        return Piece(text, len(token_ids))
 
     def finish(self) -> str:
         """What was held back and is text after all, now that no token follows."""

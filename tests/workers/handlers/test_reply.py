@@ -47,6 +47,12 @@ def test_a_stop_string_ends_the_text_and_the_tokens(size: int):
     assert "four" not in TOKENIZER.decode(ids(TEXT)[: used - 1], skip_special_tokens=True)
 
 
+def test_the_last_piece_names_the_stop_string_that_ended_the_text():
+    one = reply(stop=("nowhere", "four"))
+    assert one.push(ids(TEXT)).stop_string == "four"
+    assert reply().push(ids(TEXT)).stop_string is None
+
+
 def test_a_stop_string_may_stay_in_the_text():
     assert stream(reply(stop=("four",), include_stop_str_in_output=True), ids(TEXT))[0] == "One, two; 三 four"
 
