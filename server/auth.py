@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from schemas.errors import ErrorCode, RequestError
-from server.errors import error_response
+from server.errors import error_response, is_anthropic
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/health"})
 TENANT_CHARS = 16
@@ -60,7 +60,11 @@ class AuthMiddleware:
 
 
 def _authorization(scope: Scope) -> bytes:
-    return next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    """The header, or on Anthropic's paths their own in its form."""
+    headers = dict(reversed(scope["headers"]))
+    if b"authorization" not in headers and b"x-api-key" in headers and is_anthropic(scope["path"]):
+        return b"Bearer " + bytes(headers[b"x-api-key"])
+    return bytes(headers.get(b"authorization", b""))
 
 
 def _presented(authorization: bytes) -> bytes:

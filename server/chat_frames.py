@@ -7,6 +7,7 @@ import msgspec
 from msgspec import UNSET
 
 from schemas import events
+from schemas.errors import GlimpsedError
 from schemas.events import Accepted, Delta, Finished
 from schemas.jobs import Job
 from schemas.openai.answers import (
@@ -19,7 +20,9 @@ from schemas.openai.answers import (
     TopLogprob,
     Usage,
 )
+from server.errors import error_body
 
+KEEP_ALIVE = b": keep-alive\n\n"
 MIN_LOGPROB = -9999.0
 """What stands for minus infinity, which JSON cannot say."""
 
@@ -81,6 +84,14 @@ class ChunkWriter:
                 yield from self._go_on(event)
             case Finished():
                 yield from self._end(event)
+
+    def failure(self, error: GlimpsedError) -> bytes:
+        """The end of a stream that fails, without [DONE]."""
+        return b"data: " + error_body(error) + b"\n\n"
+
+    def keep_alive(self) -> bytes:
+        """A comment."""
+        return KEEP_ALIVE
 
     def _begin(self, accepted: Accepted) -> Iterator[bytes]:
         self._accepted = accepted

@@ -1,6 +1,7 @@
 """Error code -> HTTP status and OpenAI error type, in one table; and the bodies and handlers that use it.
 
-Never 422, never a traceback: a validation failure is a 400 that names the field, anything unforeseen a plain 500.
+The path decides the form of the body, here and nowhere else: Anthropic's paths answer as Anthropic does. Never 422,
+never a traceback: a validation failure is a 400 that names the field, anything unforeseen a plain 500.
 """
 
 import math
@@ -10,6 +11,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from schemas.errors import ErrorCode, GlimpsedError, Overloaded, RequestError, Unavailable
 from schemas.events import Failed
@@ -37,6 +39,20 @@ ANSWERS: dict[ErrorCode, tuple[int, str]] = {
 }
 """Codes that are missing here are about the request or its media: BAD_REQUEST."""
 
+ANTHROPIC_PATH = "/v1/messages"
+ANTHROPIC_ANSWERS: dict[ErrorCode, tuple[int, str]] = {
+    ErrorCode.MODEL_NOT_FOUND: (404, "not_found_error"),
+    ErrorCode.NOT_FOUND: (404, "not_found_error"),
+    ErrorCode.REQUEST_TOO_LARGE: (413, "request_too_large"),
+    ErrorCode.QUEUE_FULL: (529, "overloaded_error"),
+    ErrorCode.CANCELLED: (499, "api_error"),
+    ErrorCode.ENGINE_ERROR: (500, "api_error"),
+    ErrorCode.INTERNAL_ERROR: (500, "api_error"),
+    ErrorCode.UNAVAILABLE: (529, "overloaded_error"),
+    ErrorCode.DEADLINE_EXCEEDED: (504, "timeout_error"),
+}
+"""Where Anthropic's status or type is another than OpenAI's."""
+
 _HTTP_CODES = {
     401: ErrorCode.INVALID_API_KEY,
     403: ErrorCode.FORBIDDEN,
@@ -57,15 +73,46 @@ def error_body(error: GlimpsedError) -> bytes:
     )
 
 
+def anthropic_error_body(error: GlimpsedError) -> bytes:
+    """Anthropic's error object as JSON. It has no place for a field of its own: `message` begins with the param."""
+    _, kind = _anthropic_answer(error.code)
+    is_named = error.param is None or error.param in error.message
+    message = error.message if is_named else f"{error.param}: {error.message}"
+    return msgspec.json.encode({"type": "error", "error": {"type": kind, "message": message}})
+
+
+def is_anthropic(path: str) -> bool:
+    """Whether a path belongs to Anthropic's API."""
+    return path == ANTHROPIC_PATH or path.startswith(ANTHROPIC_PATH + "/")
+
+
+class ErrorResponse(Response):
+    """An error in the form of the API that was asked."""
+
+    def __init__(self, error: GlimpsedError, headers: dict[str, str]) -> None:
+        status, _ = ANSWERS.get(error.code, BAD_REQUEST)
+        super().__init__(error_body(error), status, headers, "application/json")
+        self._error = error
+        self._extra_headers = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, on the path of the request."""
+        if scope["type"] == "http" and is_anthropic(scope["path"]):
+            status, _ = _anthropic_answer(self._error.code)
+            body = anthropic_error_body(self._error)
+            await Response(body, status, self._extra_headers, "application/json")(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
 def error_response(error: GlimpsedError, headers: dict[str, str] | None = None) -> Response:
     """The whole answer for an error."""
-    status, _ = ANSWERS.get(error.code, BAD_REQUEST)
     all_headers = dict(headers or {})
     if isinstance(error, Overloaded | Unavailable):
         all_headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.code in _CLOSING:
         all_headers["connection"] = "close"
-    return Response(error_body(error), status, all_headers, "application/json")
+    return ErrorResponse(error, all_headers)
 
 
 def internal_error() -> GlimpsedError:
@@ -90,6 +137,10 @@ def install_handlers(app: FastAPI) -> None:
     """Answer our errors and the framework's own in one form."""
     app.add_exception_handler(GlimpsedError, _answer_ours)
     app.add_exception_handler(HTTPException, _answer_frameworks)
+
+
+def _anthropic_answer(code: ErrorCode) -> tuple[int, str]:
+    return ANTHROPIC_ANSWERS.get(code) or ANSWERS.get(code, BAD_REQUEST)
 
 
 async def _answer_ours(_: Request, error: Exception) -> Response:

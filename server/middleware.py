@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.errors import ErrorCode, GlimpsedError, RequestError
 from server.auth import OPEN_PATHS
-from server.errors import error_response, internal_error
+from server.errors import error_response, internal_error, is_anthropic
 from server.metrics import HttpMetrics
 
 MAX_URL_BYTES = 8192
@@ -50,6 +50,8 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if is_anthropic(scope["path"]):
+                    headers["request-id"] = request_id
                 headers["openai-processing-ms"] = str(round((self._clock() - start_s) * 1000))
                 if client_id is not None:
                     headers["x-client-request-id"] = client_id

@@ -1,13 +1,14 @@
 """A chat job's events as server-sent events, written as they come.
 
 The status is sent once the job is accepted; a failure before that is an ordinary error answer. A later one is an
-error event and the end of the stream, without [DONE].
+error event and the end of the stream. How frames look is the writer's affair: there is one for each API.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -15,12 +16,9 @@ from starlette.types import Receive, Scope, Send
 from schemas.errors import GlimpsedError
 from schemas.events import Event, Finished
 from schemas.jobs import ChatJob
-from server.chat_frames import ChunkWriter
-from server.errors import error_body
 from server.inflight import Inflight
 from server.job_stream import JobStream
 
-KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -56,6 +54,19 @@ async def cancel_on_disconnect(receive: Receive, inflight: Inflight, *streams: J
             await watcher
 
 
+class FrameWriter(Protocol):
+    """What a stream's client is told, in bytes ready to be sent."""
+
+    def frames(self, event: Event) -> Iterable[bytes]:
+        """What an event brings."""
+
+    def failure(self, error: GlimpsedError) -> bytes:
+        """The end of a stream that was begun and fails."""
+
+    def keep_alive(self) -> bytes:
+        """What breaks a silence."""
+
+
 class ChatStream(Response):
     """The streamed answer to one chat job; `held` is given back at its end."""
 
@@ -63,7 +74,7 @@ class ChatStream(Response):
         self,
         job: ChatJob,
         inflight: Inflight,
-        writer: ChunkWriter,
+        writer: FrameWriter,
         patience: Patience,
         held: AbstractContextManager[object],
     ) -> None:
@@ -89,12 +100,13 @@ class ChatStream(Response):
             while True:
                 frames = b"".join(frame for event in events for frame in self._writer.frames(event))
                 is_last = bool(events) and isinstance(events[-1], Finished)
-                await send_in_time(send, frames if events else KEEP_ALIVE, self._patience.stall_s, is_last)
+                body = frames if events else self._writer.keep_alive()
+                await send_in_time(send, body, self._patience.stall_s, is_last)
                 if is_last:
                     return
                 events = await stream.take(self._patience.keep_alive_s)
         except GlimpsedError as error:
-            await send_in_time(send, b"data: " + error_body(error) + b"\n\n", self._patience.stall_s, is_last=True)
+            await send_in_time(send, self._writer.failure(error), self._patience.stall_s, is_last=True)
 
 
 async def send_in_time(send: Send, body: bytes, stall_s: float, is_last: bool = False) -> None:

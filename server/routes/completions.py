@@ -13,6 +13,7 @@ from schemas.jobs import CompletionJob
 from schemas.openai.completion import parse_completion_request
 from schemas.openai.generation import StreamOptions
 from server.admission import Admission
+from server.chat_frames import KEEP_ALIVE
 from server.completion_frames import CompletionWriter
 from server.errors import error_body
 from server.fleet import Fleet
@@ -20,7 +21,7 @@ from server.inflight import Inflight
 from server.job_stream import JobStream
 from server.json_body import read_json
 from server.merge import Tagged, open_all, take_first, take_rest
-from server.streaming import HEADERS, KEEP_ALIVE, Patience, cancel_on_disconnect, send_in_time
+from server.streaming import HEADERS, Patience, cancel_on_disconnect, send_in_time
 from server.submit import JobMaker
 
 

@@ -10,7 +10,8 @@ from schemas.events import Delta, Event, TokenLogprob, TopLogprob
 from schemas.jobs import ChatJob
 from server import job_stream
 from server.app import GatewayLimits
-from server.streaming import KEEP_ALIVE, Patience
+from server.chat_frames import KEEP_ALIVE
+from server.streaming import Patience
 from tests.fakes.memory_queue import MemoryQueue, Teller, tell
 from tests.server.serving import CHAT, Exchange, ask, chunks_of, client_of, running, text_of
 
