@@ -75,7 +75,7 @@ def compare(setting: Setting, their: Report, our: Report) -> Sequence[object]:
         their.ttft_p50_s,
         our.ttft_p50_s,
         our.ttft_p50_s / their.ttft_p50_s,
-        f"{their.prompt_tokens} / {our.prompt_tokens}",
+        f"{their.prompt_tokens:.0f} / {our.prompt_tokens:.0f}",
         their.errors + our.errors,
     )
 
@@ -98,7 +98,7 @@ def run_loads(url: str, model: str, setting: Setting, num_requests: int, extra: 
     """With one client, then with many; a short warm-up before. The peer's checkpoint has no end token to ignore."""
 
     def load(clients: int, requests: int) -> Load:
-        return Load(url, model, clients, requests, TOKENS, PICTURES[setting.tiles], extra=extra)
+        return Load(url, model, clients, requests, TOKENS, [PICTURES[setting.tiles]], extra=extra)
 
     asyncio.run(run_load(load(1, 1)))
     one, many = CLIENTS

@@ -52,7 +52,7 @@ def measure(name: str, arguments: list[str], num_requests: int, num_tokens: int)
 
         def load(clients: int, requests: int) -> Load:
             extra = {"ignore_eos": True}
-            return Load(daemon.base_url, name, clients, requests, num_tokens, (320, 240), extra=extra)
+            return Load(daemon.base_url, name, clients, requests, num_tokens, [(320, 240)], extra=extra)
 
         asyncio.run(run_load(load(CLIENTS, CLIENTS)))
         one, sequential = asyncio.run(run_load(load(1, num_requests)))

@@ -30,7 +30,7 @@ def run_chat(settings: ChatSettings, prompt: str | None, images: Sequence[str], 
     timeout = httpx.Timeout(None, connect=CONNECT_S)
     with httpx.Client(base_url=settings.base_url, headers=headers, timeout=timeout) as client:
         try:
-            model = settings.model or _first_model(client)
+            model = settings.model or first_model(client)
             options = settings.model_dump(include={"max_tokens", "temperature"}, exclude_none=True)
             _converse(client, {"model": model, **options}, media, prompt)
         except httpx.TransportError as error:
@@ -100,7 +100,8 @@ def _stream(client: httpx.Client, body: dict[str, Any]) -> Iterator[str]:
     raise ChatFailed("the server broke off in the middle of its answer")
 
 
-def _first_model(client: httpx.Client) -> str:
+def first_model(client: httpx.Client) -> str:
+    """The name of the server's first model. Raises ChatFailed where it has none or says no."""
     response = client.get("models")
     models = response.json()["data"] if response.status_code == 200 else []
     if not models:

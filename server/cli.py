@@ -14,6 +14,7 @@ from server.settings import (
     REPEATABLE_WORKER_FLAGS,
     SWITCH_WORKER_FLAGS,
     WORKER_FLAGS,
+    BenchSettings,
     ChatSettings,
     GatewaySettings,
     ServeSettings,
@@ -88,6 +89,10 @@ def parser() -> Parser:
     chat.add_argument("--image", action="append", default=[], metavar="FILE|URL", help="picture (repeatable)")
     chat.add_argument("--video", action="append", default=[], metavar="FILE|URL", help="clip (repeatable)")
     add_flags(chat, ChatSettings)
+
+    bench = commands.add_parser("bench", help="load a server and measure what its clients see")
+    bench.add_argument("--json", action="store_true", help="figures as JSON, times in seconds")
+    add_flags(bench, BenchSettings)
     return root
 
 
@@ -112,6 +117,12 @@ def _chat(arguments: argparse.Namespace, _: str) -> int:
     from server.chat import run_chat
 
     return run_chat(load(ChatSettings, arguments), arguments.prompt, arguments.image, arguments.video)
+
+
+def _bench(arguments: argparse.Namespace, _: str) -> int:
+    from server.bench import run_bench
+
+    return run_bench(load(BenchSettings, arguments), as_json=arguments.json)
 
 
 def _run(life: Coroutine[None, None, None]) -> int:
@@ -142,6 +153,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, str], int]] = {
     "serve": _serve,
     "gateway": _gateway,
     "chat": _chat,
+    "bench": _bench,
     "models": _models,
     "doctor": _doctor,
 }

@@ -5,12 +5,13 @@ knows what they mean, refuses bad ones. Set in the environment they reach it wit
 """
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field
+from pydantic import ByteSize, Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from schemas.flags import ENV_PREFIX, CommaSeparated, ConfigError
@@ -71,16 +72,44 @@ class ServeSettings(GatewaySettings):
     workers_per_model: int = Field(1, ge=1, le=64, description="worker processes for each model", title="n")
 
 
-class ChatSettings(BaseSettings):
-    """`glimpsed chat`."""
+class ClientSettings(BaseSettings):
+    """Which server a command talks to."""
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid")
 
     base_url: str = Field("http://127.0.0.1:8000/v1", description="the server's API", title="url")
     api_key: Annotated[CommaSeparated, NoDecode] = Field((), description="the server's key", title="key")
     model: str | None = Field(None, description="which of the server's models; default: the first", title="name")
+
+
+class ChatSettings(ClientSettings):
+    """`glimpsed chat`."""
+
     max_tokens: int | None = Field(None, ge=1, description="tokens of an answer", title="n")
     temperature: float | None = Field(None, ge=0, description="0 takes the likeliest token", title="t")
+
+
+class BenchSettings(ClientSettings):
+    """`glimpsed bench`."""
+
+    requests: int = Field(64, ge=1, description="requests in all", title="n")
+    concurrency: int = Field(8, ge=1, description="requests under way at a time", title="n")
+    max_tokens: int = Field(64, ge=1, description="tokens of an answer at most", title="n")
+    prompt_words: int | None = Field(None, ge=1, description="words of a prompt; default: a short sentence", title="n")
+    image_size: Annotated[CommaSeparated, NoDecode] = Field(
+        (), description="size of the pictures, WIDTHxHEIGHT, taken in turn; default: no pictures", title="WxH"
+    )
+    images_per_request: int = Field(1, ge=1, description="pictures in a request", title="n")
+    ignore_eos: bool = Field(False, description="answers of full length (an extension of this server and its peers)")
+    no_stream: bool = Field(False, description="ask for whole answers; first tokens cannot be timed then")
+
+    @field_validator("image_size")
+    @classmethod
+    def _is_size(cls, sizes: tuple[str, ...]) -> tuple[str, ...]:
+        for size in sizes:
+            if not re.fullmatch(r"[1-9][0-9]{0,4}x[1-9][0-9]{0,4}", size):
+                raise ValueError(f"'{size}' is not WIDTHxHEIGHT, as in 640x480")
+        return sizes
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from server.cli import main
-from server.settings import ChatSettings, ServeSettings
+from server.settings import BenchSettings, ChatSettings, ServeSettings
 from workers.settings import WorkerSettings, parse_command_line
 
 ROOT = Path(__file__).parents[2]
@@ -51,8 +51,8 @@ def assert_is_command(argv: list[str]) -> None:
 
 
 def setting_names() -> set[str]:
-    """Names of all settings of gateway, workers and terminal client."""
-    return {name for cls in (ServeSettings, WorkerSettings, ChatSettings) for name in cls.model_fields}
+    """Names of all settings of gateway, workers and clients."""
+    return {name for cls in (ServeSettings, WorkerSettings, ChatSettings, BenchSettings) for name in cls.model_fields}
 
 
 def assert_are_settings(variables: Iterator[str] | list[str]) -> None:

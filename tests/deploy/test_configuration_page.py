@@ -1,15 +1,26 @@
 """docs/configuration.md against the command line."""
 
-import pytest
+from typing import Annotated
 
-from server.settings import ChatSettings, ServeSettings
+import pytest
+from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
+
+from server.settings import BenchSettings, ChatSettings, GatewaySettings, ServeSettings
 from tests.deploy.project import code_names, commands, flags_of, read, setting_names, tables
 from workers.settings import WorkerSettings
 
 PAGE = "docs/configuration.md"
-SECTIONS = ("## Gateway and worker", "## Terminal client")
+SECTIONS = ("## Gateway and worker", "## Terminal client and load generator")
 ROWS = [row for section in SECTIONS for row in tables(read(PAGE), section)]
-WITHOUT_VARIABLE = {"--image", "--video"}
+WITHOUT_VARIABLE = {"chat": {"--image", "--video"}, "bench": {"--json"}}
+SETTINGS = {
+    "serve": ServeSettings,
+    "gateway": GatewaySettings,
+    "worker": WorkerSettings,
+    "chat": ChatSettings,
+    "bench": BenchSettings,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -18,11 +29,10 @@ def no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"GLIMPSED_{name.upper()}", raising=False)
 
 
-@pytest.mark.parametrize("command", ["serve", "gateway", "worker", "chat"])
+@pytest.mark.parametrize("command", SETTINGS)
 def test_the_page_and_the_help_name_the_same_flags(command: str) -> None:
     listed = {code_names(row[0])[0] for row in ROWS if command in row[3].split(", ")}
-    if command == "chat":
-        listed |= {flag for flag in WITHOUT_VARIABLE if f"`{flag}`" in read(PAGE)}
+    listed |= {flag for flag in WITHOUT_VARIABLE.get(command, ()) if f"`{flag}`" in read(PAGE)}
     assert listed == flags_of(command)
 
 
@@ -30,31 +40,30 @@ def test_every_command_is_listed() -> None:
     assert {code_names(row[0])[0].split()[1] for row in tables(read(PAGE), "## Commands")} == commands()
 
 
+def fields_of(row: list[str]) -> list[FieldInfo]:
+    """The row's setting in each command's class; what `serve` only hands on is the worker's."""
+    name = code_names(row[0])[0].removeprefix("--").replace("-", "_")
+    classes = [SETTINGS[command] for command in row[3].split(", ")]
+    return [cls.model_fields[name] for cls in classes if name in cls.model_fields or cls is not ServeSettings]
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[3]}:{row[0]}")
 def test_a_row_has_the_variable_and_the_default_of_its_flag(row: list[str]) -> None:
     flag, variable = code_names(row[0])[0], code_names(row[1])[0]
-    name = flag.removeprefix("--").replace("-", "_")
-    assert variable == f"GLIMPSED_{name.upper()}"
-    for settings in (ServeSettings, WorkerSettings, ChatSettings):
-        if name not in settings.model_fields or (settings is ChatSettings) != (row[3] == "chat"):
-            continue
-        default = settings.model_fields[name].default
+    assert variable == f"GLIMPSED_{flag.removeprefix('--').replace('-', '_').upper()}"
+    for field in fields_of(row):
         if row[2] == "none":
-            assert default in (None, ())
+            assert field.default in (None, ())
         elif row[2] == "off":
-            assert default is False
+            assert field.default is False
         else:
-            required = {"model": "demo"} if settings is WorkerSettings else {}
-            given = settings(**required, **{name: code_names(row[2])[0]})
-            assert getattr(given, name) == default
+            annotated = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
+            assert TypeAdapter(annotated).validate_python(code_names(row[2])[0]) == field.default
 
 
-def test_repeatable_flags_are_marked_as_such() -> None:
-    for row in ROWS:
-        name = code_names(row[0])[0].removeprefix("--").replace("-", "_")
-        settings = WorkerSettings if name in WorkerSettings.model_fields else ServeSettings
-        if row[3] != "chat":
-            assert ("repeatable" in row[4]) == (settings.model_fields[name].default == ()), row[0]
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row[3]}:{row[0]}")
+def test_repeatable_flags_are_marked_as_such(row: list[str]) -> None:
+    assert {field.default == () for field in fields_of(row)} == {"repeatable" in row[4]}
 
 
 def test_exit_codes_of_serve_are_those_of_the_page() -> None:
