@@ -52,14 +52,17 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 """Parameter -> the values that ask for nothing."""
 
 
-def without_unsupported(body: Mapping[str, Any], honoured: Set[str] = frozenset()) -> dict[str, Any]:
+def without_unsupported(
+    body: Mapping[str, Any], honoured: Set[str] = frozenset(), table: Mapping[str, tuple[Any, ...]] = UNSUPPORTED
+) -> dict[str, Any]:
     """The body less parameters that ask for nothing. Raises RequestError for one that asks for what is not there.
 
     honoured: names that this endpoint, unlike others, takes.
+    table: what is not there, as UNSUPPORTED says it of chats and completions.
     """
-    unsupported = UNSUPPORTED.keys() - honoured
+    unsupported = table.keys() - honoured
     for name in body.keys() & unsupported:
-        if not _asks_for_nothing(body[name], UNSUPPORTED[name]):
+        if not _asks_for_nothing(body[name], table[name]):
             raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, f"Unsupported parameter: '{name}'.", name)
     return {name: value for name, value in body.items() if name not in unsupported}
 
