@@ -23,7 +23,8 @@ from schemas.events import Event
 from schemas.jobs import Job
 from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToGateway, ToWorker, WireError, decode_for_gateway, encode
 from server.transport.base import JobLost, WorkerInfo
-from server.transport.broker import Broker, UnknownWorker
+from server.transport.broker import Broker
+from server.transport.leases import UnknownWorker
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from schemas.control import Claim
 from schemas.errors import Overloaded
 from server.transport.base import JobLost
-from server.transport.broker import Broker, UnknownWorker
+from server.transport.broker import Broker
+from server.transport.leases import UnknownWorker
 from tests.fakes.clock import Clock
 from tests.fakes.messages import chat_job, delta, finished, heartbeat, hello
 
@@ -271,9 +272,9 @@ def test_no_order_of_happenings_loses_or_doubles_a_job(steps: list[tuple]) -> No
 
 
 def _holder(broker: Broker, job_id: str) -> str | None:
-    return broker._holder.get(job_id)
+    return broker._leases.holder_of(job_id)
 
 
 def _everywhere(broker: Broker) -> set[str]:
     waiting = {entry.job.job_id for line in broker._lines.values() for entry in line.waiting}
-    return waiting | set(broker._holder)
+    return waiting | set(broker._leases.held())

@@ -1,0 +1,170 @@
+"""Who is alive and who holds which job, as one gateway knows it: plain data, no sockets, no clock of its own.
+
+Every transport tells it what it hears; it answers with the jobs whose lease is over. A lost worker's jobs are reported
+once and forgotten: what becomes of them is the ledger's business.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from schemas.control import Heartbeat, Hello
+from schemas.events import Event, Failed, Finished
+from schemas.wire import LEASE_S
+from server.transport.base import JobLost, WorkerInfo
+
+
+class UnknownWorker(Exception):
+    """The worker speaks without having said Hello to this gateway (which restarted, or took it for lost)."""
+
+
+@dataclass(slots=True)
+class _Held:
+    epoch: int
+    since: float
+
+
+@dataclass(slots=True)
+class _Worker:
+    hello: Hello
+    last_seen: float
+    heartbeat: Heartbeat | None = None
+    jobs: dict[str, _Held] = field(default_factory=dict)
+
+
+class Leases:
+    """Workers and the jobs that each holds.
+
+    clock: seconds, monotonic. lease_s: silence after which a worker is taken for lost.
+    """
+
+    def __init__(self, clock: Callable[[], float], lease_s: float = LEASE_S) -> None:
+        self._clock = clock
+        self._lease_s = lease_s
+        self._workers: dict[str, _Worker] = {}
+        self._holder: dict[str, str] = {}
+
+    def hello(self, hello: Hello) -> None:
+        """A worker is there; said again, it keeps its jobs and what was known of it."""
+        known = self._workers.setdefault(hello.worker_id, _Worker(hello, 0.0))
+        known.last_seen = self._clock()
+
+    def saw(self, worker_id: str) -> None:
+        """The worker gave a sign of life. Raises UnknownWorker."""
+        self._known(worker_id).last_seen = self._clock()
+
+    def heartbeat(self, heartbeat: Heartbeat) -> tuple[list[JobLost], list[str]]:
+        """Renew a worker's leases. Returns the jobs that it should hold and does not know (given to it over a lease
+        ago), and the ids that it holds and should not: those are to be cancelled there. Raises UnknownWorker."""
+        worker = self._known(heartbeat.worker_id)
+        worker.last_seen = self._clock()
+        worker.heartbeat = heartbeat
+        named = set(heartbeat.job_ids)
+        overdue = worker.last_seen - self._lease_s
+        lost = [
+            self._lose(worker, job_id)
+            for job_id, held in list(worker.jobs.items())
+            if job_id not in named and held.since < overdue
+        ]
+        return lost, [job_id for job_id in heartbeat.job_ids if job_id not in worker.jobs]
+
+    def hold(self, worker_id: str, job_id: str, epoch: int) -> None:
+        """A job is now with this worker. Raises UnknownWorker."""
+        self._known(worker_id).jobs[job_id] = _Held(epoch, self._clock())
+        self._holder[job_id] = worker_id
+
+    def release(self, job_id: str) -> str | None:
+        """Forget a job. Returns the worker that holds it, if there is one."""
+        worker_id = self._holder.pop(job_id, None)
+        if worker_id is not None:
+            del self._workers[worker_id].jobs[job_id]
+        return worker_id
+
+    def event(self, worker_id: str, event: Event) -> None:
+        """Any event shows that its worker lives; a last one ends the job's lease, if it is of the epoch held there."""
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return
+        worker.last_seen = self._clock()
+        held = worker.jobs.get(event.job_id)
+        if isinstance(event, Finished | Failed) and held is not None and held.epoch == event.epoch:
+            self.release(event.job_id)
+
+    def worker_lost(self, worker_id: str) -> list[JobLost]:
+        """The worker is gone; its jobs, each to be reported. Unknown ids are fine."""
+        worker = self._workers.pop(worker_id, None)
+        return [self._lose(worker, job_id) for job_id in list(worker.jobs)] if worker is not None else []
+
+    def expire(self) -> list[JobLost]:
+        """Take workers for lost that were silent for a lease."""
+        overdue = self._clock() - self._lease_s
+        silent = [worker_id for worker_id, worker in self._workers.items() if worker.last_seen < overdue]
+        return [lost for worker_id in silent for lost in self.worker_lost(worker_id)]
+
+    def renew_all(self) -> None:
+        """Start every lease anew: this gateway itself heard nothing, so the silence says nothing about the workers."""
+        for worker in self._workers.values():
+            worker.last_seen = self._clock()
+
+    def holder_of(self, job_id: str) -> str | None:
+        """The worker that holds a job, if there is one."""
+        return self._holder.get(job_id)
+
+    def epoch_of(self, job_id: str) -> int | None:
+        """The epoch of a job that is held."""
+        worker_id = self._holder.get(job_id)
+        return self._workers[worker_id].jobs[job_id].epoch if worker_id is not None else None
+
+    def held(self) -> list[str]:
+        """The ids of all jobs that are with a worker."""
+        return list(self._holder)
+
+    def num_held_by(self, worker_id: str) -> int:
+        """How many jobs a known worker holds."""
+        return len(self._workers[worker_id].jobs)
+
+    def is_known(self, worker_id: str) -> bool:
+        """Whether the worker lives, as far as is known."""
+        return worker_id in self._workers
+
+    def is_draining(self, worker_id: str) -> bool:
+        """Whether a known worker takes no more jobs."""
+        heartbeat = self._workers[worker_id].heartbeat
+        return heartbeat is not None and heartbeat.state == "draining"
+
+    def hellos(self) -> list[Hello]:
+        """How each worker that lives introduced itself."""
+        return [worker.hello for worker in self._workers.values()]
+
+    def workers(self) -> list[WorkerInfo]:
+        """Workers that live now."""
+        return [_info(worker) for worker in self._workers.values()]
+
+    def check(self) -> None:
+        """Assert that every held job has its one holder."""
+        held = [(job_id, worker_id) for worker_id, worker in self._workers.items() for job_id in worker.jobs]
+        assert dict(held) == self._holder and len(held) == len(self._holder), "a job is held twice or by a stranger"
+
+    def _known(self, worker_id: str) -> _Worker:
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            raise UnknownWorker(worker_id)
+        return worker
+
+    def _lose(self, worker: _Worker, job_id: str) -> JobLost:
+        held = worker.jobs.pop(job_id)
+        del self._holder[job_id]
+        return JobLost(job_id, held.epoch, worker.hello.worker_id)
+
+
+def _info(worker: _Worker) -> WorkerInfo:
+    hello, beat = worker.hello, worker.heartbeat
+    return WorkerInfo(
+        worker_id=hello.worker_id,
+        pid=hello.pid,
+        card=hello.card,
+        state=beat.state if beat else "ready",
+        running=beat.running if beat else 0,
+        waiting=beat.waiting if beat else 0,
+        kv_usage=beat.kv_usage if beat else 0.0,
+        metrics=dict(beat.metrics) if beat else {},
+    )
