@@ -30,6 +30,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     prompt_token_ids: only where the job asked for token ids; placeholders expanded.
     prompt_token_texts: only where the job asked for them: each of those ids for people to read.
     prompt_text: only where the job asked for its echo; special tokens kept.
+    tool_form: how calls stand in the text of the answer, a key of schemas.tool_forms.FORMS; None: it makes none.
     """
 
     job_id: str
@@ -41,6 +42,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_token_texts: tuple[str, ...] | None = None
     prompt_text: str | None = None
+    tool_form: str | None = None
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):

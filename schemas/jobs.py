@@ -1,5 +1,7 @@
 """What a gateway asks of a worker. A job is immutable; a resumed one is a copy with a later epoch."""
 
+from typing import Literal
+
 import msgspec
 
 from schemas.sampling import SamplingParams
@@ -29,11 +31,49 @@ class VideoPart(msgspec.Struct, frozen=True, tag="video"):
 Part = TextPart | ImagePart | VideoPart
 
 
-class Message(msgspec.Struct, frozen=True):
-    """One turn: system, developer, user, assistant or tool."""
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call that the model has made. `arguments` is what it wrote: a JSON object, or nothing, or worse."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One turn: system, developer, user, assistant or tool.
+
+    tool_calls: those of an assistant's turn, made behind its parts.
+    tool_call_id: on a tool's turn, the call of the nearest assistant's turn before that it answers.
+    """
 
     role: str
     parts: tuple[Part, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+
+
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function that the model may call.
+
+    parameters: JSON schema of its arguments, an object's, as JSON text; None: it takes none.
+    is_strict: its arguments must conform to the schema also where the model chooses by itself to call it.
+    """
+
+    name: str
+    description: str | None = None
+    parameters: str | None = None
+    is_strict: bool = False
+
+
+class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whether the model may or must call tools ("none": it sees none of them), and which.
+
+    names: those that it may call; empty: all. is_parallel: whether one answer may hold several calls.
+    """
+
+    mode: Literal["none", "auto", "required"] = "auto"
+    names: tuple[str, ...] = ()
+    is_parallel: bool = True
 
 
 class MediaOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,12 +108,15 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     emitted: per choice the ids that the client already has; the worker goes on behind them.
     timeout_s: time left when the job was handed over; the gateway enforces it, a worker may drop what is overdue.
     tenant: whose caches may be shared; empty where no keys are set.
+    tools: the worker writes them into the prompt in the form that its model knows, and tells that form in Accepted.
     """
 
     job_id: str
     model: str
     messages: tuple[Message, ...]
     sampling: SamplingParams
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = ToolChoice()
     media: MediaOptions = MediaOptions()
     n: int = 1
     priority: int = 0
