@@ -19,7 +19,7 @@ from .vocabulary import token_id
 def look(model: Demo, dims: Dimensions, scenes: list[Scene]) -> Tensor:
     """Visual tokens of the scenes, one after the other."""
     tiles = torch.from_numpy(np.stack([draw_scene(s, dims.image) for s in scenes])) if scenes else None
-    return torch.zeros(0, dims.text_width) if tiles is None else model.look(tiles).flatten(0, 1)
+    return torch.zeros(0, dims.text_width) if tiles is None else model.tokens(model.patches(tiles)).flatten(0, 1)
 
 
 @torch.no_grad()

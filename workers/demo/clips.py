@@ -23,7 +23,7 @@ from .scenes import (
     visible_rgb,
 )
 
-FRAMES = (2, 3, 4, 4, 5, 5, 6, 6, 7, 8, 8)
+FRAMES = (2, 2, 3, 3, 4, 4, 5, 6, 8)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .lettering import EM, Lettering, load_font
+from .lettering import EM, EM_HEIGHT, Lettering, load_font
 from .scenes import Background, Finish, Scene, Shape
 
 _NOISE = np.random.default_rng(0).normal(0, 1, (256, 256, 3)).astype(np.float32)
@@ -53,7 +53,7 @@ def _paint_text(picture: Image.Image, text: Lettering, side: int) -> None:
     mask = Image.new("L", (max(1, round(font.getlength(text.string))), ascent + descent))
     ImageDraw.Draw(mask).text((0, 0), text.string, font=font, fill=255)
     width = max(1, round(text.width * side))
-    height = max(1, round(text.height / 1.17 * side * (ascent + descent) / EM))
+    height = max(1, round(text.height / EM_HEIGHT * side * (ascent + descent) / EM))
     mask = mask.resize((width, height), Image.Resampling.BILINEAR)
     corner = (round(text.x * side - width / 2), round(text.y * side - height / 2))
     picture.paste(text.rgb, (*corner, corner[0] + width, corner[1] + height), mask)

@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from .dense import CHARACTERS, SLOTS
+from .dense import CHARACTERS, PARITIES
 from .lettering import ALPHABET
 from .model import Demo
 from .scenes import COLOURS, KINDS
@@ -27,7 +27,7 @@ def _directions(model: Demo) -> dict[str, Tensor]:
     heads = model.heads
     objects = heads.centre.weight[1:].view(len(KINDS), len(COLOURS), -1)
     kinds, colours = objects.mean(1), objects.mean(0)
-    letters = heads.letter.weight.view(SLOTS, CHARACTERS, -1)[:, 1:].mean(0)
+    letters = heads.spelling.weight.view(PARITIES, CHARACTERS, -1)[:, 1:].mean(0)
     found = {}
     for names, rows in ((KINDS, kinds), (COLOURS, colours), (ALPHABET, letters)):
         rows = (rows - rows.mean(0)) * heads.norm.weight

@@ -13,19 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .draw import draw_scene
 from .grounding import ground_words
 from .loop import Trainer, rate
 from .model import Demo
 from .pretrain import collate
 from .samples import Sample, Writer, clip, pair, single, words_only
+from .saving import load_weights
 from .scenes import sample_crowded
 from .shape import Dimensions
 from .text import Sight
 
-GROUPS = ("single", "several", "clip")
 ROW = 112
-ROWS = 3
-USUAL_PROMPT = 26
+ROWS = {"single": 3, "lettered": 1, "several": 3, "clip": 1}
+"""Groups of samples padded alike, and how many rows of branches each of their samples has room for."""
+USUAL_PROMPT = 50
+
+EYES_RATE = 0.25
 
 Batch = dict[str, dict[str, Tensor]]
 
@@ -36,12 +40,12 @@ class Phase:
 
     last: int
     single: int
+    lettered: int
     pair: int
     words: int
     clip: int
     crowd: int
     dense_weight: float
-    text_share: float = 0.35
     surveys: int = 0
 
 
@@ -94,41 +98,51 @@ class Lessons(Dataset):
         self.writer = self.writer or Writer(self.tokenizer, self.dims.tokens)
         rng = random.Random(f"{self.seed} {step} {self.share[0]}")
         phase = phase_of(self.plan, step)
-        made: dict[str, list[Sample]] = {group: [] for group in GROUPS}
-        one = partial(single, text_share=phase.text_share, surveys=phase.surveys)
+        made: dict[str, list[Sample]] = {group: [] for group in ROWS}
         for count, maker, group in (
-            (phase.single, one, "single"),
+            (phase.single, partial(single, text_share=0.05, surveys=phase.surveys), "single"),
+            (phase.lettered, partial(single, questions=5, text_share=1.0), "lettered"),
             (phase.pair, pair, "several"),
             (phase.words, words_only, "several"),
-            (phase.clip, partial(clip, surveys=phase.surveys), "clip"),
+            (phase.clip, partial(clip, questions=5, surveys=phase.surveys), "clip"),
         ):
             for sample in (maker(rng, self.writer) for _ in range(count)):
-                odd = group == "single" and len(sample.prefix) > self.dims.tokens + USUAL_PROMPT
+                odd = group in ("single", "lettered") and len(sample.prefix) > self.dims.tokens + USUAL_PROMPT
                 made["several" if odd else group].append(sample)
-        batch = {group: pad(samples, ROWS) for group, samples in made.items() if samples}
-        scenes = [scene for group in GROUPS for s in made[group] for scene in s.scenes]
+        batch = {group: pad(samples, ROWS[group]) for group, samples in made.items() if samples}
+        scenes = [scene for group in ROWS if group != "clip" for s in made[group] for scene in s.scenes]
         scenes += [sample_crowded(rng.getrandbits(40)) for _ in range(phase.crowd)]
-        return {**batch, "pictures": collate(scenes, self.dims)}
+        frames = [draw_scene(scene, self.dims.image) for s in made["clip"] for scene in s.scenes]
+        tiles = np.stack(frames) if frames else np.zeros((0, self.dims.image, self.dims.image, 3), np.uint8)
+        return {**batch, "pictures": collate(scenes, self.dims), "frames": {"tiles": torch.from_numpy(tiles)}}
 
 
 def lesson_loss(model: Demo, batch: Batch, dense_weight: float) -> tuple[Tensor, dict[str, float]]:
-    """Cross entropy of the answers, and the dense losses of the same pictures."""
+    """Cross entropy of the answers, and the dense losses of the same pictures.
+
+    The frames of clips teach the language model only: for the tower they are pictures like any other.
+    """
     pictures = batch.pop("pictures")
-    visual = model.look(pictures.pop("tiles"))
-    dense = model.heads(visual, pictures)
+    patches = model.patches(pictures["tiles"])
+    visual = model.tokens(patches)
+    dense = model.heads(patches, visual, pictures)
+    with torch.no_grad():
+        frames = model.patches(batch.pop("frames")["tiles"])
+    of_frames = model.tokens(frames).flatten(0, 1)
     flat, used, losses, notes = visual.flatten(0, 1), 0, [], {}
     for group, rows in batch.items():
         wanted = int((rows["ids"] == model.image_token).sum())
-        sight = Sight.of(rows["branches"], int(rows["prefix"]), ROWS, flat.dtype)
-        hidden = model.hidden(rows["ids"], flat[used : used + wanted], rows["positions"], sight)
+        sight = Sight.of(rows["branches"], int(rows["prefix"]), ROWS[group], flat.dtype)
+        seen = of_frames if group == "clip" else flat[used : used + wanted]
         used += wanted
+        hidden = model.hidden(rows["ids"], seen, rows["positions"], sight)
         after = rows["learn"].roll(-1, 1)
         logits = model.language_model.lm_head(hidden[after]).float()
         loss = F.cross_entropy(logits, rows["ids"][rows["learn"]], reduction="none")
         losses.append(loss)
         notes[group] = loss.mean().item()
     total = torch.cat(losses).mean()
-    notes.update({name: dense[name].item() for name in ("letter", "centre", "place", "counts")})
+    notes.update({name: dense[name].item() for name in ("letter", "spelling", "centre", "place", "counts")})
     return total + dense_weight * sum(dense.values()), notes
 
 
@@ -140,9 +154,9 @@ def join(
     torch.manual_seed(seed)
     writer = Writer(tokenizer, dims.tokens)
     model = Demo(dims, writer.tokenizer.get_vocab_size(), writer.picture[1])
-    trainer = Trainer(model, folder, "joint")
+    trainer = Trainer(model, folder, "joint", EYES_RATE)
     if not trainer.resume():
-        trainer.adopt(torch.load(folder / "vision.pt", weights_only=True)["model"])
+        trainer.adopt(load_weights(folder / "vision.safetensors"))
         ground_words(trainer.master, writer.tokenizer)
         trainer.refresh()
     data = Lessons(dims, tokenizer, plan, steps, seed, (rank, processes))

@@ -19,12 +19,15 @@ FONTS = (
     "DejaVuSerif.ttf",
     "DejaVuSerif-Bold.ttf",
     "DejaVuSansCondensed.ttf",
+    PILLOWS_OWN := "Aileron",
 )
-FONT_WEIGHTS = (35, 30, 8, 7, 7, 6, 7)
+FONT_WEIGHTS = (34, 28, 6, 5, 6, 5, 6, 10)
 EM = 40
+EM_HEIGHT = 1.17
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 MAX_LETTERS = 6
 WORDS = tuple((Path(__file__).parent / "words.txt").read_text().split())
+_KNOWN = frozenset(word.lower() for word in WORDS)
 
 
 @dataclass(frozen=True)
@@ -43,19 +46,24 @@ class Lettering:
     def painted(self, colour: str, rgb: tuple[int, int, int]) -> Lettering:
         return replace(self, colour=colour, rgb=rgb)
 
-    def centres(self) -> list[tuple[float, float]]:
-        """The middle of each character, which the dense training labels point at."""
+    @property
+    def is_usual(self) -> bool:
+        """A word or a number, as people print them, and not letters at random."""
+        return self.string.isdigit() or self.string.lower() in _KNOWN
+
+    def edges(self) -> list[float]:
+        """Where each character begins, and where the last one ends: what the dense training labels point at."""
         font = load_font(self.font)
-        total = font.getlength(self.string)
-        spots = []
-        for i in range(len(self.string)):
-            before, after = font.getlength(self.string[:i]), font.getlength(self.string[: i + 1])
-            spots.append((self.x + ((before + after) / 2 / total - 0.5) * self.width, self.y))
-        return spots
+        lengths = [font.getlength(self.string[:i]) for i in range(len(self.string) + 1)]
+        return [self.x + (length / lengths[-1] - 0.5) * self.width for length in lengths]
 
 
 @cache
 def load_font(name: str) -> ImageFont.FreeTypeFont:
+    if name == PILLOWS_OWN:
+        font = ImageFont.load_default(EM)
+        assert isinstance(font, ImageFont.FreeTypeFont)
+        return font
     for folder in FONT_FOLDERS:
         if (path := Path(folder) / name).exists():
             return ImageFont.truetype(str(path), EM)
@@ -65,31 +73,27 @@ def load_font(name: str) -> ImageFont.FreeTypeFont:
 def sample_string(rng: random.Random) -> str:
     """Real words teach what people print; random strings keep the model from guessing instead of reading."""
     pick = rng.random()
-    if pick < 0.42:
+    if pick < 0.46:
         word = rng.choice(WORDS)
-        return rng.choice(
-            (word.upper(), word.upper(), word.lower(), word.lower(), word.capitalize(), word.capitalize())
-        )
-    if pick < 0.64:
+        return rng.choice((word.upper(), word.upper(), word.upper(), word.lower(), word.capitalize()))
+    if pick < 0.76:
         return "".join(rng.choices(string.digits, k=rng.choice((1, 2, 2, 3, 3, 4, 4, 5, 6))))
     letters = "".join(rng.choices(string.ascii_lowercase, k=rng.choice((1, 2, 3, 3, 4, 4, 5, 5, 6))))
-    if pick < 0.94:
-        return rng.choice((letters.upper(), letters, letters.capitalize()))
+    if pick < 0.97:
+        return rng.choice((letters.upper(), letters.upper(), letters, letters.capitalize()))
     return "".join(rng.choices(ALPHABET, k=rng.choice((2, 3, 4, 5))))
 
 
 def sample_lettering(rng: random.Random, aspect: float, roomy: bool) -> Lettering:
-    """A word of at least about a sixth of the picture's height, as large as the room allows."""
+    """A word of at least about a sixth of the picture's height, as large as the room allows; smaller in a crowd."""
     text = sample_string(rng)
     font = rng.choices(FONTS, FONT_WEIGHTS)[0]
     ratio = load_font(font).getlength(text) / EM / aspect
-    tallest = min(0.62 if roomy else 0.32, 0.94 / ratio)
-    em = (
-        rng.uniform(min(0.16, tallest), tallest)
-        if rng.random() < 0.6
-        else rng.uniform(min(0.16, tallest), min(0.28, tallest))
-    )
-    width, height = ratio * em, em * 1.17
-    x = rng.uniform(width / 2 + 0.02, 0.98 - width / 2) if rng.random() < 0.6 else 0.5
-    y = rng.uniform(height / 2, 1 - height / 2) if rng.random() < 0.6 else 0.5
+    tallest = min(0.62 if roomy else 0.34, 0.94 / ratio)
+    smallest = min(0.2 if roomy else 0.16, tallest)
+    usual = tallest if rng.random() < 0.6 else min(0.3, tallest)
+    em = rng.uniform(smallest, max(smallest, usual))
+    width, height = ratio * em, em * EM_HEIGHT
+    x = 0.5 if roomy and rng.random() < 0.4 else rng.uniform(width / 2 + 0.02, 0.98 - width / 2)
+    y = 0.5 if roomy and rng.random() < 0.4 else rng.uniform(height / 2, 1 - height / 2)
     return Lettering(text, font, x, y, width, height)

@@ -21,15 +21,16 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from .muon import optimisers
+from .saving import load_optimisers, load_weights, save_state
 
 Model = TypeVar("Model", bound=nn.Module)
 MATRIX_LR = 0.02
 OTHER_LR = 3e-3
 
 
-def rate(step: int, total: int, warmup: int = 100, decay: float = 0.3) -> float:
-    """Warm up, stay, then fall linearly to nothing over the last ``decay`` of the steps."""
-    falling = (total - step) / max(1.0, decay * total)
+def rate(step: int, total: int, warmup: int = 100, decay: float = 0.3, rest: float = 0.0) -> float:
+    """Warm up, stay, then fall linearly to ``rest`` over the last ``decay`` of the steps."""
+    falling = rest + (1 - rest) * (total - step) / max(1.0, decay * total)
     return max(0.0, min(1.0, (step + 1) / warmup, falling))
 
 
@@ -50,13 +51,13 @@ def _enter(rank: int, processes: int, meeting: str, work: Callable[..., None], a
 
 
 class Trainer(Generic[Model]):
-    """One model under training, resumable at any step."""
+    """One model under training, resumable at any step; the tower learns at ``eyes_rate`` of the usual rate."""
 
-    def __init__(self, model: Model, folder: Path, name: str):
+    def __init__(self, model: Model, folder: Path, name: str, eyes_rate: float = 1.0):
         self.master: Model = model.float()
         self.work: Model = copy.deepcopy(model).bfloat16()
         self.folder, self.name = folder, name
-        self.optimisers = optimisers(self.master, MATRIX_LR, OTHER_LR)
+        self.optimisers = optimisers(self.master, MATRIX_LR, OTHER_LR, eyes_rate)
         self.step_number = 0
         self.sums: dict[str, list[float]] = defaultdict(list)
         self.started = time.time()
@@ -70,9 +71,9 @@ class Trainer(Generic[Model]):
             work.grad = None
         self._average()
         nn.utils.clip_grad_norm_(self.master.parameters(), clip)
-        for optimiser, base in zip(self.optimisers, (MATRIX_LR, OTHER_LR), strict=True):
+        for optimiser in self.optimisers:
             for group in optimiser.param_groups:
-                group["lr"] = base * rate_now
+                group["lr"] = group["full_lr"] * rate_now
             optimiser.step()
         self.refresh()
         self.step_number += 1
@@ -103,26 +104,19 @@ class Trainer(Generic[Model]):
             log.write(line + "\n")
 
     def save(self) -> None:
-        target = self.folder / f"{self.name}.pt"
-        state = {
-            "model": self.master.state_dict(),
-            "optimisers": [o.state_dict() for o in self.optimisers],
-            "step": self.step_number,
-        }
-        torch.save(state, target.with_suffix(".tmp"))
-        target.with_suffix(".tmp").rename(target)
+        save_state(self._file, self.master.state_dict(), self.optimisers, self.step_number)
 
     def resume(self) -> bool:
         """Go on from the last save, if there is one."""
-        source = self.folder / f"{self.name}.pt"
-        if not source.exists():
+        if not self._file.exists():
             return False
-        state = torch.load(source, weights_only=True)
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.step_number = state["step"]
-        self.adopt(state["model"])
+        self.step_number = load_optimisers(self._file, self.optimisers)
+        self.adopt(load_weights(self._file))
         return True
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / f"{self.name}.safetensors"
 
     def adopt(self, weights: dict[str, torch.Tensor]) -> None:
         """Take over these weights, which may be those of a part of the model."""

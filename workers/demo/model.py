@@ -22,10 +22,13 @@ class Demo(nn.Module):
         self.heads = DenseHeads(dims)
         self.image_token = image_token
 
-    def look(self, tiles: Tensor) -> Tensor:
-        """uint8 tiles [B, S, S, 3] -> visual tokens [B, T, width]."""
-        dtype = self.vision_model.embeddings.class_embedding.dtype
-        return self.mlp1(pixel_shuffle(self.vision_model(normalise(tiles).to(dtype))))
+    def patches(self, tiles: Tensor) -> Tensor:
+        """uint8 tiles [B, S, S, 3] -> patch features [B, 4 T, vision width]."""
+        return self.vision_model(normalise(tiles).to(self.vision_model.embeddings.class_embedding.dtype))
+
+    def tokens(self, patches: Tensor) -> Tensor:
+        """Patch features -> visual tokens [B, T, width]."""
+        return self.mlp1(pixel_shuffle(patches))
 
     def hidden(self, ids: Tensor, visual: Tensor, positions: Tensor, sight: Sight) -> Tensor:
         """Put the visual tokens, in order, where the prompt keeps places for them; then read."""

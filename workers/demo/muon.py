@@ -7,10 +7,13 @@ Muon gets markedly further than AdamW alone.
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+EYES = ("vision_model.", "mlp1.")
 
 
 def orthogonalise(batch: Tensor) -> Tensor:
@@ -27,7 +30,7 @@ def orthogonalise(batch: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum, then orthogonalisation; a fused qkv matrix counts as three."""
 
-    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
+    def __init__(self, params: list[dict[str, Any]], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -68,14 +71,24 @@ def _directions(batches: list[Tensor]) -> list[Tensor]:
     return found
 
 
-def optimisers(model: nn.Module, matrix_lr: float, other_lr: float) -> list[torch.optim.Optimizer]:
-    """Muon takes the matrices inside the layers and the projector; AdamW the rest."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, p in model.named_parameters():
-        hidden = p.ndim == 2 and (".layers." in name or name.startswith("mlp1"))
-        (matrices if hidden else others).append(p)
+def optimisers(
+    model: nn.Module, matrix_lr: float, other_lr: float, eyes_rate: float = 1.0
+) -> list[torch.optim.Optimizer]:
+    """Muon takes the matrices inside the layers and the projector; AdamW the rest.
+
+    Each group's ``full_lr`` is its rate at the height of the schedule.
+    """
+    matrices: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for share, is_tower in ((eyes_rate, True), (1.0, False)):
+        named = [(name, p) for name, p in model.named_parameters() if name.startswith(EYES) == is_tower]
+        hidden = [p for name, p in named if p.ndim == 2 and (".layers." in name or name.startswith("mlp1"))]
+        rest = [p for name, p in named if not any(p is h for h in hidden)]
+        matrices.append({"params": hidden, "lr": matrix_lr * share, "full_lr": matrix_lr * share})
+        others.append({"params": rest, "lr": other_lr * share, "full_lr": other_lr * share})
     return [
-        Muon(matrices, matrix_lr),
-        torch.optim.AdamW(others, other_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True),
+        Muon([group for group in matrices if group["params"]], matrix_lr),
+        torch.optim.AdamW(
+            [group for group in others if group["params"]], other_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        ),
     ]

@@ -19,7 +19,7 @@ from .vision import VisionTower, pixel_shuffle, projector
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
 HELD_OUT = 1 << 40
-PLAIN_STEPS = 700
+PLAIN_STEPS = 300
 
 
 def normalise(tiles: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ def normalise(tiles: Tensor) -> Tensor:
 
 def collate(scenes: list[Scene], dims: Dimensions) -> dict[str, Tensor]:
     """Draw the scenes and stack them with their dense targets."""
-    targets = [dense_targets(scene, dims.cells) for scene in scenes]
+    targets = [dense_targets(scene, dims.grid) for scene in scenes]
     batch = {key: torch.from_numpy(np.stack([t[key] for t in targets])) for key in targets[0]}
     batch["tiles"] = torch.from_numpy(np.stack([draw_scene(scene, dims.image) for scene in scenes]))
     return batch
@@ -66,9 +66,17 @@ class Seer(nn.Module):
         self.mlp1 = projector(dims)
         self.heads = DenseHeads(dims)
 
-    def tokens(self, tiles: Tensor) -> Tensor:
-        dtype = self.vision_model.embeddings.class_embedding.dtype
-        return self.mlp1(pixel_shuffle(self.vision_model(normalise(tiles).to(dtype))))
+    def losses(self, pictures: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.heads(*self._see(pictures["tiles"]), pictures)
+
+    @torch.no_grad()
+    def scores(self, pictures: dict[str, Tensor]) -> dict[str, float]:
+        return self.heads.scores(*self._see(pictures["tiles"]), pictures)
+
+    def _see(self, tiles: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches and tokens."""
+        patches = self.vision_model(normalise(tiles).to(self.vision_model.embeddings.class_embedding.dtype))
+        return patches, self.mlp1(pixel_shuffle(patches))
 
 
 def pretrain(
@@ -79,9 +87,13 @@ def pretrain(
     steps: int,
     batch: int = 64,
     seed: int = 0,
-    decay: float = 0.0,
+    decay: float = 0.4,
+    rest: float = 0.25,
 ) -> None:
-    """Train for a fixed number of steps; continue from the last save if there is one."""
+    """Train for a fixed number of steps; continue from the last save if there is one.
+
+    The learning rate falls to ``rest``, at which the second stage goes on.
+    """
     torch.manual_seed(seed)
     trainer = Trainer(Seer(dims), folder, "vision")
     trainer.resume()
@@ -89,13 +101,11 @@ def pretrain(
     data = Pictures(dims, batch, steps, seed + 1, (rank, processes))
     order = range(trainer.step_number, steps)
     for item in DataLoader(data, batch_size=None, sampler=order, num_workers=1, prefetch_factor=6):
-        losses = trainer.work.heads(trainer.work.tokens(item.pop("tiles")), item)
-        sum(losses.values()).backward()
+        losses = trainer.work.losses(item)
+        torch.stack(list(losses.values())).sum().backward()
         trainer.note(**{key: value.item() for key, value in losses.items()})
-        trainer.update(rate(trainer.step_number, steps, decay=decay))
+        trainer.update(rate(trainer.step_number, steps, decay=decay, rest=rest))
         if rank == 0 and (trainer.step_number % 100 == 0 or trainer.step_number == steps):
-            with torch.no_grad():
-                scores = trainer.work.heads.scores(trainer.work.tokens(held_out["tiles"]), held_out)
-            trainer.note(**{f"{key}_right": value for key, value in scores.items()})
+            trainer.note(**{f"{key}_right": value for key, value in trainer.work.scores(held_out).items()})
             trainer.report()
             trainer.save()

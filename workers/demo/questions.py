@@ -255,15 +255,16 @@ def ask_read(rng: random.Random, scene: Scene, held: bool) -> Turn:
             "read", phrase(rng, key, held), "No, there is no text." if key == "any text" else "There is no text."
         )
     said, pick = scene.lettering.string, rng.random()
+    skill = "read" if scene.lettering.is_usual else "spell"
     if pick < 0.08:
-        return Turn("read", phrase(rng, "any text", held), f'Yes, it says "{said}".')
+        return Turn(skill, phrase(rng, "any text", held), f'Yes, it says "{said}".')
     if pick < 0.18:
         word = said if rng.random() < 0.5 else sample_string(rng)
         return Turn(
-            "read", phrase(rng, "does it say", held, word=word), f'{"Yes" if word == said else "No"}, it says "{said}".'
+            skill, phrase(rng, "does it say", held, word=word), f'{"Yes" if word == said else "No"}, it says "{said}".'
         )
     key = "read number" if said.isdigit() and rng.random() < 0.5 else "read"
-    return Turn("read", phrase(rng, key, held), f'It says "{said}".')
+    return Turn(skill, phrase(rng, key, held), f'It says "{said}".')
 
 
 def ask_text(rng: random.Random, scene: Scene, held: bool) -> Turn | None:

@@ -241,7 +241,7 @@ def sample_crowded(seed: int) -> Scene:
     background, finish, aspect = sample_background(rng), sample_finish(rng), sample_aspect(rng)
     words: list[Lettering] = []
     colours = [(c, rgb) for c in COLOURS if (rgb := visible_rgb(rng, c, background))]
-    for _ in range(rng.choice((8, 14, 20))):
+    for _ in range(rng.choice((10, 30, 60))):
         word = sample_lettering(rng, aspect, roomy=False)
         if not any(_boxes_touch(word, other) for other in words):
             words.append(word.painted(*rng.choice(colours)))

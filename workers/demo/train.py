@@ -10,20 +10,19 @@ import argparse
 import shutil
 from pathlib import Path
 
-import torch
-
 from .export import CHECKPOINT, export
 from .join import Phase, Plan, join
 from .loop import in_parallel
 from .pretrain import pretrain
+from .saving import load_weights
 from .shape import Dimensions
 
-LOOKING_STEPS = 1500
-JOINT_STEPS = 3000
+LOOKING_STEPS = 2300
+JOINT_STEPS = 3600
 DECAY = 0.7
 PLAN: Plan = (
-    Phase(400, single=10, pair=1, words=1, clip=0, crowd=4, dense_weight=1.0, text_share=0.15, surveys=4),
-    Phase(JOINT_STEPS, single=9, pair=1, words=1, clip=1, crowd=4, dense_weight=1.0, text_share=0.3, surveys=3),
+    Phase(400, single=9, lettered=3, pair=1, words=1, clip=1, crowd=4, dense_weight=1.0, surveys=4),
+    Phase(JOINT_STEPS, single=7, lettered=5, pair=1, words=1, clip=3, crowd=4, dense_weight=1.0, surveys=3),
 )
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
@@ -34,7 +33,7 @@ def write_snapshot(dims: Dimensions, state: Path, folder: Path) -> None:
     for name in TOKENIZER_FILES:
         if folder != CHECKPOINT:
             shutil.copyfile(CHECKPOINT / name, folder / name)
-    export(torch.load(state, weights_only=True)["model"], dims, folder)
+    export(load_weights(state), dims, folder)
 
 
 def main() -> None:
@@ -49,7 +48,7 @@ def main() -> None:
     in_parallel(
         join, options.processes, options.processes, dims, CHECKPOINT, options.out, options.joint_steps, PLAN, DECAY
     )
-    write_snapshot(dims, options.out / "joint.pt", options.out / "checkpoint")
+    write_snapshot(dims, options.out / "joint.safetensors", options.out / "checkpoint")
 
 
 if __name__ == "__main__":

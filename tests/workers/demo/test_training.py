@@ -3,7 +3,7 @@
 import torch
 
 from workers.demo.export import CHECKPOINT
-from workers.demo.join import ROWS, Lessons, Phase, lesson_loss, pad
+from workers.demo.join import Lessons, Phase, lesson_loss, pad
 from workers.demo.loop import Trainer, rate
 from workers.demo.model import Demo
 from workers.demo.questions import Turn
@@ -12,6 +12,7 @@ from workers.demo.scenes import sample_scene
 from workers.demo.shape import Dimensions
 from workers.demo.text import Sight
 
+ROWS = 3
 TINY = Dimensions(
     image=24, patch=6, vision_width=32, vision_layers=1, vision_heads=2, vision_hidden=64,
     text_width=32, text_layers=2, text_heads=2, text_kv_heads=1, text_hidden=64,
@@ -45,7 +46,7 @@ def test_a_few_steps_reduce_the_loss(tmp_path) -> None:
     torch.set_num_threads(1)
     model, _ = _tiny()
     trainer = Trainer(model, tmp_path, "tiny")
-    plan = (Phase(30, single=4, pair=1, words=1, clip=1, crowd=1, dense_weight=0.5),)
+    plan = (Phase(30, single=4, lettered=1, pair=1, words=1, clip=1, crowd=1, dense_weight=0.5),)
     lessons = Lessons(TINY, CHECKPOINT, plan, 30, 0, (0, 1))
     losses = []
     for step in range(30):

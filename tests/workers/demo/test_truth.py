@@ -2,18 +2,22 @@
 
 import random
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from workers.demo import facts
 from workers.demo.clips import ask_clip, sample_clip
+from workers.demo.dense import dense_targets
 from workers.demo.dialogue import talk
 from workers.demo.draw import draw_scene
-from workers.demo.lettering import FONTS, load_font
+from workers.demo.lettering import ALPHABET, FONTS, load_font
 from workers.demo.pairs import ask_pair, sample_pair
 from workers.demo.questions import ask, ask_count, ask_read, ask_total, ask_where
 from workers.demo.scenes import COLOURS, KINDS, overlaps, sample_crowded, sample_scene
+
+GRID = 12
 
 
 @pytest.fixture(autouse=True)
@@ -112,8 +116,32 @@ def test_reading_answers_quote_the_printed_string() -> None:
 def test_letters_are_where_the_labels_say() -> None:
     for seed in range(40):
         text = sample_scene(seed, text_share=1.0).lettering
-        xs = [x for x, _ in text.centres()]
-        assert xs == sorted(xs) and text.x - text.width / 2 <= xs[0] and xs[-1] <= text.x + text.width / 2
+        edges = text.edges()
+        assert len(edges) == len(text.string) + 1 and edges == sorted(edges)
+        assert edges[0] == pytest.approx(text.x - text.width / 2) and edges[-1] == pytest.approx(
+            text.x + text.width / 2
+        )
+
+
+def test_the_dense_labels_spell_the_word() -> None:
+    spelt = 0
+    for seed in range(80):
+        scene = sample_scene(seed, text_share=1.0)
+        edges = scene.lettering.edges()
+        if min(b - a for a, b in pairwise(edges)) < 1 / GRID:
+            continue
+        targets = dense_targets(scene, GRID)
+        by_patch = dict(zip(targets["order"], targets["letter"], strict=True))
+        by_token = {
+            int(turn) * 2 - 1 + parity: letter
+            for turns, letters in zip(targets["turn"], targets["spelling"], strict=True)
+            for parity, (turn, letter) in enumerate(zip(turns, letters, strict=True))
+            if turn
+        }
+        for labels in (by_patch, by_token):
+            assert "".join(ALPHABET[labels[i + 1] - 1] for i in range(len(edges) - 1)) == scene.lettering.string
+        spelt += 1
+    assert spelt > 30
 
 
 def test_a_moving_shape_moves_the_way_the_answer_says() -> None:
