@@ -27,11 +27,14 @@ class Admission:
     """Counts requests in flight and refuses at once what is too many.
 
     When to come back is estimated as the mean time of recent requests: about then one of those now running is done.
+    max_of: how many requests of one tenant may be in flight; None: as many as of all. Lines of batches are not counted.
     """
 
-    def __init__(self, max_in_flight: int, max_per_tenant: int, max_bytes: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, max_in_flight: int, max_of: Callable[[str], int | None], max_bytes: int, clock: Callable[[], float]
+    ) -> None:
         self._max_in_flight = max_in_flight
-        self._max_per_tenant = max_per_tenant
+        self._max_of = max_of
         self._max_bytes = max_bytes
         self._clock = clock
         self._per_tenant: Counter[str] = Counter()
@@ -48,20 +51,29 @@ class Admission:
         """Hold a place while a request is served. Raises Overloaded."""
         if self.in_flight >= self._max_in_flight:
             raise self._overloaded("Too many requests are in flight; try again later.")
-        if self._per_tenant[tenant] >= self._max_per_tenant:
+        most = self._max_of(tenant)
+        if most is not None and self._per_tenant[tenant] >= most:
             message = "Too many requests with this key are in flight; try again later."
             raise self._overloaded(message, ErrorCode.RATE_LIMIT_EXCEEDED)
         self._per_tenant[tenant] += 1
-        place = Place(self)
         start_s = self._clock()
         try:
-            yield place
+            with self.body() as place:
+                yield place
             self._mean_s += 0.1 * (self._clock() - start_s - self._mean_s)
         finally:
-            self._size_bytes -= place.size_bytes
             self._per_tenant[tenant] -= 1
             if not self._per_tenant[tenant]:
                 del self._per_tenant[tenant]
+
+    @contextmanager
+    def body(self) -> Iterator[Place]:
+        """Hold the bytes of a body and no place."""
+        place = Place(self)
+        try:
+            yield place
+        finally:
+            self._size_bytes -= place.size_bytes
 
     def charge(self, size_bytes: int) -> None:
         """Count bytes that a place holds. Raises Overloaded."""

@@ -4,8 +4,9 @@ import asyncio
 import importlib.metadata
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -16,6 +17,11 @@ from server.auth import ApiKeys, AuthMiddleware
 from server.errors import install_handlers
 from server.fleet import Fleet
 from server.inflight import Inflight
+from server.limits.gate import Gate
+from server.limits.key_file import KeyFile
+from server.limits.key_limits import UNLIMITED, KeyLimits
+from server.limits.middleware import RateLimitMiddleware
+from server.limits.rates import RateLimits
 from server.metrics import FleetCollector, HttpMetrics, JobMetrics
 from server.middleware import RequestMiddleware
 from server.routes.chat import chat_router
@@ -31,15 +37,21 @@ from server.transport.base import JobQueue
 
 @dataclass(frozen=True, slots=True)
 class GatewayLimits:
-    """What one gateway takes on. `max_per_tenant` None: a single key may fill all of `max_in_flight`."""
+    """What one gateway takes on.
+
+    of_key: what each key may take that the key file says nothing else of. max_queue_tokens: prompt tokens that may wait
+    for one model. worker_wait_s: how long a request waits while its model has no worker.
+    """
 
     max_images: int = 16
     max_videos: int = 2
     max_body_bytes: int = 32 * 1024 * 1024
     max_in_flight: int = 2048
     max_bytes_in_flight: int = 1024 * 1024 * 1024
-    max_per_tenant: int | None = None
+    max_queue_tokens: int = 2_000_000
+    of_key: KeyLimits = UNLIMITED
     request_timeout_s: float = 600.0
+    worker_wait_s: float = 30.0
     patience: Patience = Patience()
 
 
@@ -47,39 +59,43 @@ def create_app(
     queue: JobQueue,
     *,
     api_keys: Sequence[str] = (),
+    key_file: Path | None = None,
     expected_models: Sequence[str] = (),
     limits: GatewayLimits | None = None,
 ) -> FastAPI:
     """The application that serves `queue`, which it starts and closes with itself.
 
-    `app.state.fleet.is_draining = True` makes it refuse new requests (503) and report itself as not ready.
+    `app.state.fleet.is_draining = True` makes it refuse new requests (503) and report itself as not ready;
+    `app.state.keys.reload()` reads the key file again. Raises ConfigError when that file cannot be used.
     """
     limits = limits or GatewayLimits()
     registry = CollectorRegistry()
     fleet = Fleet(queue, tuple(expected_models))
     registry.register(FleetCollector(fleet))
+    keys = ApiKeys(api_keys, KeyFile(key_file, limits.of_key) if key_file is not None else None, limits.of_key)
+    rates = RateLimits(keys.limits, time.monotonic)
+    gate = Gate(keys.limits, rates, limits.max_queue_tokens, time.monotonic)
     admission = Admission(
         limits.max_in_flight,
-        limits.max_per_tenant or limits.max_in_flight,
+        lambda tenant: keys.limits(tenant).max_concurrency,
         limits.max_bytes_in_flight,
         time.monotonic,
     )
-    inflight = Inflight(queue, JobMetrics(registry, time.monotonic))
+    inflight = Inflight(queue, JobMetrics(registry, time.monotonic), gate, limits.worker_wait_s)
     maker = JobMaker(limits.max_images, limits.max_videos, limits.request_timeout_s)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await queue.start()
         dispatcher = asyncio.create_task(_dispatch(inflight, fleet))
+        watchers = [asyncio.create_task(watch) for watch in (inflight.tend(), keys.watch())]
         try:
             yield
         finally:
             fleet.is_draining = True
             inflight.close()
             await queue.close()
-            dispatcher.cancel()
-            with suppress(asyncio.CancelledError):
-                await dispatcher
+            await _stop(dispatcher, *watchers)
 
     app = FastAPI(
         title="glimpsed",
@@ -88,7 +104,8 @@ def create_app(
         redirect_slashes=False,
         middleware=[
             Middleware(RequestMiddleware, metrics=HttpMetrics(registry), clock=time.monotonic),
-            Middleware(AuthMiddleware, keys=ApiKeys(api_keys)),
+            Middleware(AuthMiddleware, keys=keys),
+            Middleware(RateLimitMiddleware, rates=rates),
         ],
     )
     install_handlers(app)
@@ -99,6 +116,7 @@ def create_app(
     app.include_router(health_router(fleet, registry, _version()))
     app.include_router(playground_router())
     app.state.fleet = fleet
+    app.state.keys = keys
     return app
 
 
@@ -107,6 +125,12 @@ async def _dispatch(inflight: Inflight, fleet: Fleet) -> None:
         await inflight.run()
     finally:
         fleet.is_draining = True
+
+
+async def _stop(*tasks: "asyncio.Task[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _version() -> str:

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from schemas.errors import EngineError, ErrorCode, GlimpsedError, Unavailable
-from schemas.events import Event
+from schemas.events import Accepted, Event
 from schemas.jobs import Job
 from server.errors import internal_error
 from server.job_stream import JobStream
+from server.limits.gate import Gate, Passage
 from server.metrics import JobMetrics
 from server.transport.base import JobLost, JobQueue
 
@@ -28,9 +29,12 @@ logger = logging.getLogger(__name__)
 
 
 class Inflight:
-    """Every job between its submission and its end, by id."""
+    """Every job between its submission and its end, by id.
 
-    def __init__(self, queue: JobQueue, metrics: JobMetrics) -> None:
+    worker_wait_s: how long a job waits while its model has no worker at all.
+    """
+
+    def __init__(self, queue: JobQueue, metrics: JobMetrics, gate: Gate, worker_wait_s: float) -> None:
         self._queue = queue
         self._metrics = metrics
         self._streams: dict[str, JobStream] = {}
@@ -39,9 +43,13 @@ class Inflight:
 
     def __len__(self) -> int:
         return len(self._streams)
+        self._gate = gate
+        self._worker_wait_s = worker_wait_s
+        self._unserved_since: dict[str, float] = {}
 
+        self._passages: dict[str, Passage] = {}
     @asynccontextmanager
-    async def open(self, job: Job) -> AsyncIterator[JobStream]:
+    async def open(self, job: Job, *, is_batch: bool = False) -> AsyncIterator[JobStream]:
         """Submit a job and yield its stream; left before the end, the job is cancelled.
 
         Raises Overloaded when the queue is full, Unavailable when this gateway hears from no worker any more.
@@ -50,11 +58,15 @@ class Inflight:
             raise Unavailable("The server is about to leave.")
         loop = asyncio.get_running_loop()
         stream = JobStream(job, loop.time, self._metrics.watch(job.model))
+        A job of a batch is none of its key's tokens a minute and adds nothing to the backlog of live ones.
         self._streams[job.job_id] = stream
         deadline = loop.call_at(stream.deadline_s, self._expire, stream)
         try:
             await self._queue.submit(job)
             yield stream
+        job = self._gate.admit(job)
+        if not is_batch:
+            self._passages[job.job_id] = self._gate.enter(job)
         finally:
             deadline.cancel()
             await self.abandon(stream)
@@ -63,6 +75,8 @@ class Inflight:
         """Forget a job whose client is gone or done; whatever still works on it stops."""
         if self._streams.pop(stream.job.job_id, None) is not None and not stream.is_over:
             stream.fail(GlimpsedError(ErrorCode.CANCELLED, "The client left."))
+            if not is_batch:
+                self._passages.pop(job.job_id).leave(stream.num_generated)
             await self._queue.cancel(stream.job.job_id)
 
     async def run(self) -> None:
@@ -94,6 +108,8 @@ class Inflight:
             self._metrics.stale_events.inc()
         else:
             logger.warning("job %s: events missing before seq %d", message.job_id, message.seq)
+            if isinstance(message, Accepted) and (passage := self._passages.get(message.job_id)) is not None:
+                passage.accepted(message)
             self._recover(stream, is_still_held=True)
 
     def _recover(self, stream: JobStream, *, is_still_held: bool) -> None:

@@ -33,9 +33,10 @@ class JobStream:
 
     def __init__(self, job: Job, clock: Callable[[], float], watch: JobWatch) -> None:
         self.job = job
+        self.began_s = clock()
         self.next_seq = 0
         self.num_losses = 0
-        self.deadline_s = clock() + job.timeout_s
+        self.deadline_s = self.began_s + job.timeout_s
         self.is_over = False
         """No event will be appended any more: finished, failed or abandoned."""
         self._clock = clock
@@ -50,6 +51,16 @@ class JobStream:
     def is_overrun(self) -> bool:
         """Whether the client lags too far behind."""
         return len(self._waiting) > MAX_WAITING_EVENTS
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no worker has said anything of it yet, in this epoch."""
+        return self.next_seq == 0 and not self.is_over
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens that the client was given so far, of all choices."""
+        return sum(len(choice.token_ids) for choice in self._choices)
 
     def time_left_s(self) -> float:
         """Seconds until the deadline, not negative."""

@@ -13,6 +13,7 @@ from fastapi import FastAPI
 
 from schemas.flags import ConfigError
 from server.app import GatewayLimits, create_app
+from server.limits.key_limits import KeyLimits
 from server.serving import Serving, listen, url_of
 from server.settings import GatewaySettings, ModelSpec, ServeSettings, local_queue_path
 from server.supervise import Supervisor, WorkerCommand
@@ -93,9 +94,22 @@ def _create_app(settings: GatewaySettings, queue: ZeroMQQueue, expected_models: 
         max_images=settings.limit_images,
         max_videos=settings.limit_videos,
         max_body_bytes=settings.max_body_size,
+        max_queue_tokens=settings.max_queue_tokens,
+        of_key=KeyLimits(
+            requests_per_minute=settings.rate_limit_requests,
+            tokens_per_minute=settings.rate_limit_tokens,
+            max_concurrency=settings.max_concurrency,
+        ),
+        worker_wait_s=settings.worker_wait,
         request_timeout_s=settings.request_timeout,
     )
-    return create_app(queue, api_keys=settings.api_key, expected_models=expected_models, limits=limits)
+    return create_app(
+        queue,
+        api_keys=settings.api_key,
+        key_file=settings.api_key_file,
+        expected_models=expected_models,
+        limits=limits,
+    )
 
 
 def _queue_path(url: str, local: Path) -> Path:

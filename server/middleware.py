@@ -71,14 +71,16 @@ class RequestMiddleware:
             self._metrics.requests.labels(_route(scope), str(status or 499)).inc()
             # Probes and floods of wrong keys would drown the log.
             level = logging.DEBUG if scope["path"] in OPEN_PATHS or status == 401 else logging.INFO
+            key_name = scope.get("state", {}).get("key_name")
             logger.log(
                 level,
-                "%s %s %s %d %.0f ms",
+                "%s %s %s %d %.0f ms%s",
                 request_id,
                 scope["method"],
                 ascii(scope["path"][:256]),
                 status or 499,
                 (self._clock() - start_s) * 1000,
+                f" {key_name}" if key_name else "",
             )
 
 

@@ -61,6 +61,8 @@ class Serving:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        if self._app.state.keys.has_file:
+            loop.add_signal_handler(signal.SIGHUP, self._app.state.keys.reload)
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
         return self
 

@@ -17,6 +17,7 @@ from server.collect import collect
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
+from server.limits.deadline import asked_timeout_s, within
 from server.streaming import ChatStream, Patience, cancel_on_disconnect
 from server.submit import JobMaker
 
@@ -32,10 +33,11 @@ def chat_router(
         if fleet.is_draining:
             raise Unavailable("The server is about to leave.")
         tenant = request.state.tenant
+        timeout_s = asked_timeout_s(request)
         with ExitStack() as held:
             place = held.enter_context(admission.place(tenant))
             wanted = parse_chat_request(await read_json(request, max_body_bytes, place.charge))
-            job = maker.chat_job(wanted, tenant, fleet.card(wanted.model))
+            job = within(maker.chat_job(wanted, tenant, fleet.card(wanted.model)), timeout_s)
             if wanted.stream:
                 return ChatStream(job, inflight, _writer(job, wanted), patience, held.pop_all())
             async with inflight.open(job) as stream, cancel_on_disconnect(request.receive, inflight, stream):

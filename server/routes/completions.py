@@ -20,6 +20,7 @@ from server.fleet import Fleet
 from server.inflight import Inflight
 from server.job_stream import JobStream
 from server.json_body import read_json
+from server.limits.deadline import asked_timeout_s, within
 from server.merge import Tagged, open_all, take_first, take_rest
 from server.streaming import HEADERS, Patience, cancel_on_disconnect, send_in_time
 from server.submit import JobMaker
@@ -36,10 +37,12 @@ def completions_router(
         if fleet.is_draining:
             raise Unavailable("The server is about to leave.")
         tenant = request.state.tenant
+        timeout_s = asked_timeout_s(request)
         with ExitStack() as held:
             place = held.enter_context(admission.place(tenant))
             wanted = parse_completion_request(await read_json(request, max_body_bytes, place.charge))
-            jobs = maker.completion_jobs(wanted, tenant, fleet.card(wanted.model))
+            made = maker.completion_jobs(wanted, tenant, fleet.card(wanted.model))
+            jobs = tuple(within(job, timeout_s) for job in made)
             if wanted.stream:
                 options = wanted.stream_options or StreamOptions()
                 writer = CompletionWriter(

@@ -16,6 +16,7 @@ from server.admission import Admission
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
+from server.limits.deadline import asked_timeout_s, within
 from server.merge import open_all, take_first, take_rest
 from server.streaming import cancel_on_disconnect
 from server.submit import JobMaker
@@ -30,10 +31,11 @@ def tokenize_router(
     @router.post("/v1/tokenize")
     async def tokenize(request: Request) -> Response:
         _refuse_while_draining(fleet)
+        timeout_s = asked_timeout_s(request)
         with admission.place(request.state.tenant) as place:
             wanted = parse_tokenize_request(await read_json(request, max_body_bytes, place.charge))
             job = maker.tokenize_job(wanted, request.state.tenant, fleet.card(wanted.model))
-            found = await _ask(request, inflight, job)
+            found = await _ask(request, inflight, within(job, timeout_s))
         card = fleet.card(wanted.model)
         answer = Tokenization(
             tokens=found.prompt_token_ids or (),
@@ -48,12 +50,13 @@ def tokenize_router(
     @router.post("/v1/detokenize")
     async def detokenize(request: Request) -> Response:
         _refuse_while_draining(fleet)
+        timeout_s = asked_timeout_s(request)
         with admission.place(request.state.tenant) as place:
             wanted = validate(DetokenizeRequest, await read_json(request, max_body_bytes, place.charge))
             fleet.card(wanted.model)
             job = maker.detokenize_job(wanted, request.state.tenant)
             try:
-                found = await _ask(request, inflight, job)
+                found = await _ask(request, inflight, within(job, timeout_s))
             except GlimpsedError as error:
                 if error.param == "prompt":  # which the client calls otherwise here
                     raise RequestError(error.code, "The tokens are not all ids of this model.", "tokens") from None

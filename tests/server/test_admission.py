@@ -1,7 +1,7 @@
 """How many requests are let in at once."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
 import pytest
 
@@ -10,20 +10,17 @@ from schemas.events import Event
 from schemas.jobs import ChatJob
 from server.admission import Admission
 from server.app import GatewayLimits
+from tests.fakes.clock import Clock
 from tests.fakes.memory_queue import MemoryQueue, tell
 from tests.server.serving import CHAT, ask, client_of
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+def at_most(count: int | None) -> Callable[[str], int | None]:
+    return lambda tenant: count
 
 
 def test_places_are_given_back_also_after_failures() -> None:
-    admission = Admission(1, 1, 1000, Clock())
+    admission = Admission(1, at_most(1), 1000, Clock())
     with pytest.raises(ValueError, match="broken"), admission.place("a"):
         raise ValueError("broken")
     with admission.place("a"):
@@ -34,7 +31,7 @@ def test_places_are_given_back_also_after_failures() -> None:
 
 
 def test_one_tenant_cannot_take_the_places_of_another() -> None:
-    admission = Admission(3, 2, 1000, Clock())
+    admission = Admission(3, at_most(2), 1000, Clock())
     with admission.place("a"), admission.place("a"):
         with pytest.raises(Overloaded) as refusal, admission.place("a"):
             pass
@@ -46,7 +43,7 @@ def test_one_tenant_cannot_take_the_places_of_another() -> None:
 
 
 def test_bytes_are_bounded_over_all_requests_and_given_back() -> None:
-    admission = Admission(3, 3, 1000, Clock())
+    admission = Admission(3, at_most(3), 1000, Clock())
     with admission.place("a") as first, admission.place("b") as second:
         first.charge(600)
         second.charge(400)
@@ -65,15 +62,15 @@ async def test_a_body_that_finds_no_room_is_refused_with_retry_after() -> None:
 
 def test_when_to_come_back_follows_how_long_requests_take() -> None:
     clock = Clock()
-    admission = Admission(1, 1, 1000, clock)
+    admission = Admission(1, at_most(None), 1000, clock)
     assert admission.retry_after_s() == 1.0
     for _ in range(50):
         with admission.place(""):
-            clock.now_s += 20.0
+            clock.advance(20.0)
     assert admission.retry_after_s() == pytest.approx(20.0, rel=0.02)
     for _ in range(50):
         with admission.place(""):
-            clock.now_s += 900.0
+            clock.advance(900.0)
     assert admission.retry_after_s() == 60.0
 
 
