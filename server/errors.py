@@ -61,10 +61,10 @@ _HTTP_CODES = {
     413: ErrorCode.REQUEST_TOO_LARGE,
     415: ErrorCode.UNSUPPORTED_MEDIA_TYPE,
 }
-_CLOSING = {ErrorCode.REQUEST_TIMEOUT, ErrorCode.REQUEST_TOO_LARGE}
 _RETRIED_IN_VAIN = {ErrorCode.ENGINE_ERROR, ErrorCode.DEADLINE_EXCEEDED}
 """Server errors that OpenAI's clients would try again by themselves: a request that two workers died of may kill more,
 and one whose time was over takes as long again."""
+_CLOSING = {ErrorCode.REQUEST_TIMEOUT, ErrorCode.REQUEST_TOO_LARGE}
 """Answers given while the client may still be sending: the connection cannot be used again."""
 
 
@@ -113,10 +113,10 @@ def error_response(error: GlimpsedError, headers: dict[str, str] | None = None) 
     all_headers = dict(headers or {})
     if isinstance(error, Overloaded | Unavailable):
         all_headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
-    if error.code in _CLOSING:
         all_headers["x-should-retry"] = "true"
     elif error.code in _RETRIED_IN_VAIN:
         all_headers["x-should-retry"] = "false"
+    if error.code in _CLOSING:
         all_headers["connection"] = "close"
     return ErrorResponse(error, all_headers)
 

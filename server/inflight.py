@@ -37,46 +37,46 @@ class Inflight:
     def __init__(self, queue: JobQueue, metrics: JobMetrics, gate: Gate, worker_wait_s: float) -> None:
         self._queue = queue
         self._metrics = metrics
+        self._gate = gate
+        self._worker_wait_s = worker_wait_s
+        self._unserved_since: dict[str, float] = {}
         self._streams: dict[str, JobStream] = {}
+        self._passages: dict[str, Passage] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._streams)
-        self._gate = gate
-        self._worker_wait_s = worker_wait_s
-        self._unserved_since: dict[str, float] = {}
 
-        self._passages: dict[str, Passage] = {}
     @asynccontextmanager
     async def open(self, job: Job, *, is_batch: bool = False) -> AsyncIterator[JobStream]:
         """Submit a job and yield its stream; left before the end, the job is cancelled.
 
+        A job of a batch is none of its key's tokens a minute and adds nothing to the backlog of live ones.
         Raises Overloaded when the queue is full, Unavailable when this gateway hears from no worker any more.
         """
         if self._is_closed:
             raise Unavailable("The server is about to leave.")
         loop = asyncio.get_running_loop()
+        job = self._gate.admit(job)
+        if not is_batch:
+            self._passages[job.job_id] = self._gate.enter(job)
         stream = JobStream(job, loop.time, self._metrics.watch(job.model))
-        A job of a batch is none of its key's tokens a minute and adds nothing to the backlog of live ones.
         self._streams[job.job_id] = stream
         deadline = loop.call_at(stream.deadline_s, self._expire, stream)
         try:
             await self._queue.submit(job)
             yield stream
-        job = self._gate.admit(job)
-        if not is_batch:
-            self._passages[job.job_id] = self._gate.enter(job)
         finally:
             deadline.cancel()
+            if not is_batch:
+                self._passages.pop(job.job_id).leave(stream.num_generated)
             await self.abandon(stream)
 
     async def abandon(self, stream: JobStream) -> None:
         """Forget a job whose client is gone or done; whatever still works on it stops."""
         if self._streams.pop(stream.job.job_id, None) is not None and not stream.is_over:
             stream.fail(GlimpsedError(ErrorCode.CANCELLED, "The client left."))
-            if not is_batch:
-                self._passages.pop(job.job_id).leave(stream.num_generated)
             await self._queue.cancel(stream.job.job_id)
 
     async def run(self) -> None:
@@ -102,14 +102,14 @@ class Inflight:
             self._recover(stream, is_still_held=False)
         elif stream.continues_with(message):
             stream.append(message)
+            if isinstance(message, Accepted) and (passage := self._passages.get(message.job_id)) is not None:
+                passage.accepted(message)
             if stream.is_overrun:
                 self._give_up(stream, GlimpsedError(ErrorCode.CANCELLED, "The client reads too slowly."))
         elif message.seq < stream.next_seq:
             self._metrics.stale_events.inc()
         else:
             logger.warning("job %s: events missing before seq %d", message.job_id, message.seq)
-            if isinstance(message, Accepted) and (passage := self._passages.get(message.job_id)) is not None:
-                passage.accepted(message)
             self._recover(stream, is_still_held=True)
 
     def _recover(self, stream: JobStream, *, is_still_held: bool) -> None:
