@@ -24,6 +24,9 @@ from server.metrics import JobMetrics
 from server.transport.base import JobLost, JobQueue
 
 MAX_LOSSES = 2
+TEND_S = 0.5
+"""How often waiting jobs are looked at."""
+NO_WORKER_RETRY_S = 5.0
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +114,24 @@ class Inflight:
         else:
             logger.warning("job %s: events missing before seq %d", message.job_id, message.seq)
             self._recover(stream, is_still_held=True)
+
+    async def tend(self) -> None:
+        """Look after waiting jobs, until cancelled."""
+        while True:
+            await asyncio.sleep(TEND_S)
+            self.give_up_unserved(asyncio.get_running_loop().time())
+
+    def give_up_unserved(self, now_s: float) -> None:
+        """Fail the jobs that have waited too long for a model that has no worker."""
+        waiting = [stream for stream in self._streams.values() if stream.is_waiting]
+        served = {worker.card.name for worker in self._queue.workers()}
+        unserved = {stream.job.model for stream in waiting} - served
+        self._unserved_since = {model: self._unserved_since.get(model, now_s) for model in unserved}
+        for stream in waiting:
+            if stream.job.model in unserved:
+                since_s = max(stream.began_s, self._unserved_since[stream.job.model])
+                if now_s - since_s >= self._worker_wait_s:
+                    self._give_up(stream, Unavailable("No worker for this model came in time.", NO_WORKER_RETRY_S))
 
     def _recover(self, stream: JobStream, *, is_still_held: bool) -> None:
         self._metrics.jobs_lost.inc()
