@@ -14,11 +14,13 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """A worker announces itself once its model is ready. `worker_id` is new with every process start."""
+    """A worker announces itself once its model is ready. `worker_id` is new with every process start; `pid` means
+    something on `host` only."""
 
     worker_id: str
     pid: int
     card: ModelCard
+    host: str = ""
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim"):
@@ -26,6 +28,15 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim"):
 
     worker_id: str
     credits: int
+
+
+class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="taken"):
+    """The worker has this job and is about to begin it. Sent before anything is done with the job: one that kills its
+    worker at once is known to have been there, and one that never got there is not blamed."""
+
+    worker_id: str
+    job_id: str
+    epoch: int
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
@@ -59,5 +70,5 @@ class Drain(msgspec.Struct, frozen=True, kw_only=True, tag="drain"):
     """Take no new jobs, finish what runs, say Goodbye and exit 0."""
 
 
-FromWorker = Hello | Claim | Heartbeat | Goodbye
+FromWorker = Hello | Claim | Taken | Heartbeat | Goodbye
 ToWorker = Cancel | Drain

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello
+from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
 from schemas.events import Accepted, Delta, Failed, Finished
 from schemas.jobs import ChatJob, CompletionJob
 
@@ -17,7 +17,7 @@ HEARTBEAT_S = 1.0
 LEASE_S = 3.0
 """A worker that says nothing for this long is taken for lost, also when its process still exists."""
 
-ToGateway = Hello | Claim | Heartbeat | Goodbye | Accepted | Delta | Finished | Failed
+ToGateway = Hello | Claim | Taken | Heartbeat | Goodbye | Accepted | Delta | Finished | Failed
 ToWorker = ChatJob | CompletionJob | Cancel | Drain
 
 

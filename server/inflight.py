@@ -2,8 +2,8 @@
 
 Events are delivered in one task and one synchronous step each. An event is believed only if it belongs to the job's
 present epoch and continues exactly what came before; an older epoch's is dropped, a gap counts as a lost worker. A
-lost job is submitted again, before all that waits, with the token ids that its client already has. A job that was
-with two lost workers may be what kills them and is failed.
+lost job is submitted again, before all that waits, with the token ids that its client already has. A job that two
+lost workers had begun may be what kills them and is failed; a worker that was lost before it took the job is none.
 """
 
 import asyncio
@@ -24,6 +24,9 @@ from server.metrics import JobMetrics
 from server.transport.base import JobLost, JobQueue
 
 MAX_LOSSES = 2
+"""Workers lost while they were at a job, after which it is failed: it may be what kills them."""
+MAX_HANDOVERS = 8
+"""Times that a job is handed out at all; the end of one that kills workers before they can say that they have it."""
 TEND_S = 0.5
 """How often waiting jobs are looked at."""
 NO_WORKER_RETRY_S = 5.0
@@ -102,7 +105,7 @@ class Inflight:
         if stream is None or stream.is_over or message.epoch != stream.job.epoch:
             self._metrics.stale_events.inc()
         elif isinstance(message, JobLost):
-            self._recover(stream, is_still_held=False)
+            self._recover(stream, was_taken=message.was_taken, is_still_held=False)
         elif stream.continues_with(message):
             stream.append(message)
             if isinstance(message, Accepted) and (passage := self._passages.get(message.job_id)) is not None:
@@ -113,7 +116,7 @@ class Inflight:
             self._metrics.stale_events.inc()
         else:
             logger.warning("job %s: events missing before seq %d", message.job_id, message.seq)
-            self._recover(stream, is_still_held=True)
+            self._recover(stream, was_taken=True, is_still_held=True)
 
     async def tend(self) -> None:
         """Look after waiting jobs, until cancelled."""
@@ -133,11 +136,17 @@ class Inflight:
                 if now_s - since_s >= self._worker_wait_s:
                     self._give_up(stream, Unavailable("No worker for this model came in time.", NO_WORKER_RETRY_S))
 
-    def _recover(self, stream: JobStream, *, is_still_held: bool) -> None:
+    def _recover(self, stream: JobStream, *, was_taken: bool, is_still_held: bool) -> None:
         self._metrics.jobs_lost.inc()
-        stream.num_losses += 1
-        if stream.num_losses >= MAX_LOSSES:
-            logger.error("job %s was with %d lost workers; it is failed", stream.job.job_id, stream.num_losses)
+        stream.num_losses += was_taken
+        num_handovers = stream.job.epoch + 1
+        if stream.num_losses >= MAX_LOSSES or num_handovers >= MAX_HANDOVERS:
+            logger.error(
+                "job %s was lost %d times, %d of them by a worker that had begun it; it is failed",
+                stream.job.job_id,
+                num_handovers,
+                stream.num_losses,
+            )
             error = EngineError("The workers that served this request failed.")
             if is_still_held:
                 self._give_up(stream, error)

@@ -15,11 +15,15 @@ from schemas.jobs import Job
 
 @dataclass(frozen=True, slots=True)
 class JobLost:
-    """The worker that held this job is gone (died, hung or forgot it); events of this epoch will not come any more."""
+    """The worker that held this job is gone (died, hung or forgot it); events of this epoch will not come any more.
+
+    was_taken: the worker is known to have begun the job; where not, the job may never have got there.
+    """
 
     job_id: str
     epoch: int
     worker_id: str
+    was_taken: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from schemas.control import Claim, Heartbeat, Hello
+from schemas.control import Claim, Heartbeat, Hello, Taken
 from schemas.errors import Overloaded
 from schemas.events import Event
 from schemas.jobs import Job
@@ -83,7 +83,7 @@ class Broker:
                 job = line.waiting.pop(0).job
                 line.pace.saw_one_taken(self._clock())
                 self._credits[worker_id] -= 1
-                self._leases.hold(worker_id, job.job_id, job.epoch)
+                self._leases.hold(worker_id, job.job_id, job.epoch, is_taken=False)
                 yield worker_id, job
 
     def hello(self, hello: Hello) -> None:
@@ -96,6 +96,10 @@ class Broker:
         self._leases.saw(claim.worker_id)
         if not self._leases.is_draining(claim.worker_id):
             self._credits[claim.worker_id] += max(0, claim.credits)
+
+    def taken(self, taken: Taken) -> None:
+        """See Leases."""
+        self._leases.taken(taken.worker_id, taken.job_id, taken.epoch)
 
     def heartbeat(self, heartbeat: Heartbeat) -> tuple[list[JobLost], list[str]]:
         """See Leases. A draining worker's credits are void."""

@@ -21,6 +21,7 @@ class UnknownWorker(Exception):
 class _Held:
     epoch: int
     since: float
+    is_taken: bool
 
 
 @dataclass(slots=True)
@@ -59,6 +60,8 @@ class Leases:
         worker.last_seen = self._clock()
         worker.heartbeat = heartbeat
         named = set(heartbeat.job_ids)
+        for job_id in named & worker.jobs.keys():
+            worker.jobs[job_id].is_taken = True
         overdue = worker.last_seen - self._lease_s
         lost = [
             self._lose(worker, job_id)
@@ -67,10 +70,18 @@ class Leases:
         ]
         return lost, [job_id for job_id in heartbeat.job_ids if job_id not in worker.jobs]
 
-    def hold(self, worker_id: str, job_id: str, epoch: int) -> None:
-        """A job is now with this worker. Raises UnknownWorker."""
-        self._known(worker_id).jobs[job_id] = _Held(epoch, self._clock())
+    def hold(self, worker_id: str, job_id: str, epoch: int, *, is_taken: bool = True) -> None:
+        """A job is now with this worker, or on its way there (not `is_taken`). Raises UnknownWorker."""
+        self._known(worker_id).jobs[job_id] = _Held(epoch, self._clock(), is_taken)
         self._holder[job_id] = worker_id
+
+    def taken(self, worker_id: str, job_id: str, epoch: int) -> None:
+        """The worker says that it begins a job. Raises UnknownWorker."""
+        worker = self._known(worker_id)
+        worker.last_seen = self._clock()
+        held = worker.jobs.get(job_id)
+        if held is not None and held.epoch == epoch:
+            held.is_taken = True
 
     def release(self, job_id: str) -> str | None:
         """Forget a job. Returns the worker that holds it, if there is one."""
@@ -80,14 +91,17 @@ class Leases:
         return worker_id
 
     def event(self, worker_id: str, event: Event) -> None:
-        """Any event shows that its worker lives; a last one ends the job's lease, if it is of the epoch held there."""
+        """Any event shows that its worker lives and, if it is of the epoch held there, that the job was begun; a last
+        one ends the job's lease."""
         worker = self._workers.get(worker_id)
         if worker is None:
             return
         worker.last_seen = self._clock()
         held = worker.jobs.get(event.job_id)
-        if isinstance(event, Finished | Failed) and held is not None and held.epoch == event.epoch:
-            self.release(event.job_id)
+        if held is not None and held.epoch == event.epoch:
+            held.is_taken = True
+            if isinstance(event, Finished | Failed):
+                self.release(event.job_id)
 
     def worker_lost(self, worker_id: str) -> list[JobLost]:
         """The worker is gone; its jobs, each to be reported. Unknown ids are fine."""
@@ -153,7 +167,7 @@ class Leases:
     def _lose(self, worker: _Worker, job_id: str) -> JobLost:
         held = worker.jobs.pop(job_id)
         del self._holder[job_id]
-        return JobLost(job_id, held.epoch, worker.hello.worker_id)
+        return JobLost(job_id, held.epoch, worker.hello.worker_id, held.is_taken)
 
 
 def _info(worker: _Worker) -> WorkerInfo:

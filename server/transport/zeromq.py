@@ -18,7 +18,7 @@ from typing import cast
 import zmq
 import zmq.asyncio
 
-from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello
+from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
 from schemas.events import Event
 from schemas.jobs import Job
 from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToGateway, ToWorker, WireError, decode_for_gateway, encode
@@ -91,6 +91,9 @@ class ZeroMQQueue:
 
     def worker_died(self, pid: int) -> None:
         """The supervisor saw this process end: report its jobs now, without waiting for the lease."""
+        if self._socket is not None:
+            # What it said before its end counts, above all which jobs it had begun.
+            self._receive(self._socket)
         for worker in self._broker.workers():
             if worker.pid == pid:
                 self._worker_lost(worker.worker_id)
@@ -114,7 +117,7 @@ class ZeroMQQueue:
         turn_began = time.monotonic()
         while True:
             await socket.poll(timeout=int(self._tick_s * 1000))
-            await self._receive(socket)
+            self._receive(socket)
             now = time.monotonic()
             if now - turn_began > self._tick_s + STOOD_STILL_S:
                 self._broker.renew_all()
@@ -123,12 +126,16 @@ class ZeroMQQueue:
             self._assign()
             await asyncio.sleep(0)
 
-    async def _receive(self, socket: zmq.asyncio.Socket) -> None:
+    def _receive(self, socket: zmq.asyncio.Socket) -> None:
         for _ in range(MESSAGES_PER_TURN):
-            try:
-                identity, *frames = await socket.recv_multipart(flags=zmq.NOBLOCK)
-            except zmq.Again:
+            # NOBLOCK never leaves the future pending.
+            received = cast("asyncio.Future[list[bytes]]", socket.recv_multipart(flags=zmq.NOBLOCK))
+            error = received.exception()
+            if isinstance(error, zmq.Again):
                 return
+            if error is not None:
+                raise error
+            identity, *frames = received.result()
             for frame in frames:
                 self._receive_frame(identity, frame)
 
@@ -136,7 +143,7 @@ class ZeroMQQueue:
         try:
             worker_id = identity.decode("ascii")
             message = decode_for_gateway(frame)
-            if isinstance(message, Hello | Claim | Heartbeat | Goodbye) and message.worker_id != worker_id:
+            if isinstance(message, Hello | Claim | Taken | Heartbeat | Goodbye) and message.worker_id != worker_id:
                 raise WireError("a worker speaks in another's name")
         except (WireError, UnicodeDecodeError) as error:
             self.dropped_frames += 1
@@ -152,6 +159,8 @@ class ZeroMQQueue:
             self._broker.hello(message)
         elif isinstance(message, Claim):
             self._broker.claim(message)
+        elif isinstance(message, Taken):
+            self._broker.taken(message)
         elif isinstance(message, Heartbeat):
             self._handle_heartbeat(message)
         elif isinstance(message, Goodbye):
@@ -188,7 +197,7 @@ class ZeroMQQueue:
         """Send a frame; False when the worker cannot be reached any more."""
         if self._socket is None:
             return True
-        # NOBLOCK never leaves the future pending: it is done, one way or the other, when it is returned.
+        # As above: the future is done, one way or the other, when it is returned.
         sent = self._socket.send_multipart([worker_id.encode("ascii"), frame], flags=zmq.NOBLOCK)
         error = cast("asyncio.Future[object]", sent).exception()
         if isinstance(error, zmq.ZMQError):

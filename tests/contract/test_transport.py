@@ -107,6 +107,18 @@ async def test_a_silent_workers_jobs_are_lost(transport: LocalTransport, gateway
     assert transport.queue.workers() == []
 
 
+async def test_a_job_that_its_worker_has_taken_is_lost_as_a_taken_one(
+    transport: LocalTransport, gateway: Inbox
+) -> None:
+    """Also when the worker dies before it says anything of the job itself."""
+    source, inbox = await transport.worker("w")
+    await transport.queue.submit(chat_job("a"))
+    await inbox.next()
+    await source.close("gone")
+    lost = await gateway.next()
+    assert isinstance(lost, JobLost) and lost.was_taken
+
+
 async def test_a_worker_that_says_goodbye_gives_its_jobs_back_at_once(
     transport: LocalTransport, gateway: Inbox
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 from pathlib import Path
@@ -73,10 +74,13 @@ async def test_a_stopped_worker_loses_its_jobs_and_its_late_tokens_change_nothin
                 await asyncio.sleep(0.05)
 
 
-async def test_a_request_that_kills_every_worker_is_failed_and_the_daemon_recovers() -> None:
+@pytest.mark.parametrize("prompt", ["die", "poison"], ids=["in-its-answer", "before-it-is-accepted"])
+async def test_a_request_that_kills_every_worker_is_failed_and_the_daemon_recovers(prompt: str) -> None:
     async with running("tiny=slow", "--workers-per-model", "2") as daemon:
-        chunks = [chunk async for chunk in daemon.chunks("die")]
+        chunks = [chunk async for chunk in daemon.chunks(prompt)]
         assert chunks[-1]["error"]["code"] == "engine_error"
+        lost = re.search(r"^glimpsed_jobs_lost_total (\S+)$", (await daemon.client.get("/metrics")).text, re.MULTILINE)
+        assert lost is not None and float(lost[1]) == 2
         assert await read(daemon, "and on", 4) == answer("and on", 7, 4)
 
 

@@ -15,7 +15,11 @@ Script = Callable[[Any], AsyncGenerator[Event, None]]
 
 
 class WorkerDied(Exception):
-    """Raised by a script: the worker that plays it is lost with the job."""
+    """Raised by a script: the worker that plays it is lost with the job, which it had begun unless said otherwise."""
+
+    def __init__(self, *, was_taken: bool = True) -> None:
+        super().__init__()
+        self.was_taken = was_taken
 
 
 class MemoryQueue:
@@ -87,8 +91,8 @@ class MemoryQueue:
         try:
             async for event in self.script(job):
                 self.publish(event)
-        except WorkerDied:
-            self.publish_lost(JobLost(job.job_id, job.epoch, f"worker-{job.model}"))
+        except WorkerDied as death:
+            self.publish_lost(JobLost(job.job_id, job.epoch, f"worker-{job.model}", death.was_taken))
 
 
 def worker(model: str, state: str = "ready", **figures: float) -> WorkerInfo:

@@ -1,8 +1,8 @@
 """A handler without a model: token i of an answer is a pure function of the prompt, the seed and i.
 
 So the right answer is known whatever was killed in between. A word in the prompt scripts a fault: `refuse`, `raise`,
-`forget` (ends without a last event), `break` (the backend fails for all), `die` (the process aborts), `wait` (goes on
-only when the test opens the gate).
+`forget` (ends without a last event), `break` (the backend fails for all), `die` (the process aborts), `poison` (it
+aborts before it says anything of the job), `wait` (goes on only when the test opens the gate).
 """
 
 import asyncio
@@ -58,6 +58,8 @@ class ScriptedHandler:
         prompt = prompt_of(job)
         if "refuse" in prompt:
             raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, "the prompt is too long", "messages")
+        if "poison" in prompt:
+            os.abort()
         names = {"job_id": job.job_id, "epoch": job.epoch, "seq": 0}
         publish(Accepted(**names, prompt_tokens=len(prompt)))
         num_tokens = job.sampling.max_tokens or 8

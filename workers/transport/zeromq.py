@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 import zmq
 import zmq.asyncio
 
-from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello
+from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
 from schemas.events import Event
 from schemas.jobs import Job
 from schemas.wire import MAX_MESSAGE_BYTES, ToGateway, WireError, decode_for_worker, encode
@@ -74,6 +74,8 @@ class ZeroMQSource:
                     continue
                 if isinstance(message, Job):
                     self._unused_credits -= 1
+                    taken = Taken(worker_id=self._worker_id, job_id=message.job_id, epoch=message.epoch)
+                    await self._send([taken])
                 yield message
 
     async def publish(self, events: Sequence[Event]) -> None:

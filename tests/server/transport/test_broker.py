@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from schemas.control import Claim
+from schemas.control import Claim, Taken
 from schemas.errors import Overloaded
 from server.transport.base import JobLost
 from server.transport.broker import Broker
@@ -121,7 +121,7 @@ def test_a_silent_worker_loses_its_jobs_after_a_lease(broker: Broker, clock: Clo
     clock.advance(LEASE_S)
     assert broker.expire() == []
     clock.advance(0.01)
-    assert broker.expire() == [JobLost("a", 3, "w")]
+    assert broker.expire() == [JobLost("a", 3, "w", was_taken=False)]
     assert broker.workers() == []
     with pytest.raises(UnknownWorker):
         broker.heartbeat(heartbeat("w", "a"))
@@ -155,7 +155,7 @@ def test_a_job_that_its_worker_does_not_name_is_lost_after_a_lease(broker: Broke
     clock.advance(2.0)
     assert broker.heartbeat(heartbeat("w")) == ([], [])
     clock.advance(1.5)
-    assert broker.heartbeat(heartbeat("w")) == ([JobLost("a", 0, "w")], [])
+    assert broker.heartbeat(heartbeat("w")) == ([JobLost("a", 0, "w", was_taken=False)], [])
     broker.check()
 
 
@@ -169,7 +169,7 @@ def test_an_old_epochs_last_event_does_not_end_the_new_lease(broker: Broker) -> 
     broker.submit(chat_job("a", epoch=1))
     assigned(broker)
     broker.event("w", finished("a", epoch=0))
-    assert broker.worker_lost("w") == [JobLost("a", 1, "w")]
+    assert broker.worker_lost("w") == [JobLost("a", 1, "w", was_taken=False)]
 
 
 def test_a_last_event_from_another_worker_does_not_end_the_lease(broker: Broker) -> None:
@@ -179,7 +179,35 @@ def test_a_last_event_from_another_worker_does_not_end_the_lease(broker: Broker)
     join(broker, "zombie", credits=0)
     broker.event("zombie", finished("a"))
     broker.event("stranger", finished("a"))
-    assert broker.worker_lost("w") == [JobLost("a", 0, "w")]
+    assert broker.worker_lost("w") == [JobLost("a", 0, "w", was_taken=False)]
+
+
+@pytest.mark.parametrize("sign", ["word", "heartbeat", "event"])
+def test_a_job_counts_as_begun_from_the_first_sign_of_it(broker: Broker, sign: str) -> None:
+    join(broker, "w", credits=2)
+    for name in "ab":
+        broker.submit(chat_job(name, epoch=1))
+    assigned(broker)
+    match sign:
+        case "word":
+            broker.taken(Taken(worker_id="w", job_id="a", epoch=1))
+        case "heartbeat":
+            broker.heartbeat(heartbeat("w", "a"))
+        case "event":
+            broker.event("w", delta("a", 0, epoch=1))
+    assert broker.worker_lost("w") == [JobLost("a", 1, "w"), JobLost("b", 1, "w", was_taken=False)]
+
+
+def test_signs_of_an_old_epoch_and_of_other_jobs_do_not_make_a_job_begun(broker: Broker) -> None:
+    join(broker, "w", credits=1)
+    broker.submit(chat_job("a", epoch=1))
+    assigned(broker)
+    broker.taken(Taken(worker_id="w", job_id="a", epoch=0))
+    broker.taken(Taken(worker_id="w", job_id="unknown", epoch=0))
+    broker.event("w", delta("a", 0, epoch=0))
+    assert broker.worker_lost("w") == [JobLost("a", 1, "w", was_taken=False)]
+    with pytest.raises(UnknownWorker):
+        broker.taken(Taken(worker_id="w", job_id="a", epoch=1))
 
 
 def test_a_draining_worker_gets_nothing_more(broker: Broker) -> None:

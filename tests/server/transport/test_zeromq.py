@@ -13,7 +13,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from schemas.control import Claim
+from schemas.control import Claim, Taken
 from schemas.wire import encode
 from server.transport.base import JobLost
 from server.transport.zeromq import ZeroMQQueue
@@ -147,8 +147,19 @@ async def test_a_dead_process_loses_its_jobs_at_once(queue: ZeroMQQueue, peer: P
     queue.worker_died(98)
     assert len(queue.workers()) == 1
     queue.worker_died(99)
-    assert await anext(queue.messages()) == JobLost("a", 1, "w")
+    assert await anext(queue.messages()) == JobLost("a", 1, "w", was_taken=False)
     assert queue.workers() == []
+
+
+async def test_what_a_process_said_before_its_death_still_counts(queue: ZeroMQQueue, peer: Peer) -> None:
+    await join(peer, queue)
+    await queue.submit(chat_job("a"))
+    await peer.receive()
+    await peer.send(encode(Taken(worker_id="w", job_id="a", epoch=0)))
+    # Until it has come in; without a turn of the loop, so that the gateway cannot have read it by itself.
+    assert zmq.Socket.shadow(queue._socket).poll(5000)
+    queue.worker_died(99)
+    assert await anext(queue.messages()) == JobLost("a", 0, "w")
 
 
 async def test_a_worker_that_hung_up_is_noticed_when_a_job_cannot_reach_it(queue: ZeroMQQueue, peer: Peer) -> None:
@@ -159,7 +170,7 @@ async def test_a_worker_that_hung_up_is_noticed_when_a_job_cannot_reach_it(queue
         while queue.workers():
             await queue.submit(chat_job("next"))
             await asyncio.sleep(0.01)
-    assert await anext(queue.messages()) == JobLost("held", 0, "w")
+    assert await anext(queue.messages()) == JobLost("held", 0, "w", was_taken=False)
     assert queue.depth("tiny") == 1, "the one that never got there waits for another worker, as it is"
 
 

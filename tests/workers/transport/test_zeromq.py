@@ -10,7 +10,7 @@ import pytest
 import zmq
 import zmq.asyncio
 
-from schemas.control import Claim
+from schemas.control import Claim, Taken
 from schemas.wire import decode_for_gateway, encode
 from tests.fakes.messages import chat_job, hello
 from workers.transport.zeromq import ZeroMQSource
@@ -66,13 +66,24 @@ async def test_a_worker_that_is_asked_says_hello_and_claims_only_what_it_did_not
     assert await gateway.receive() == [Claim(worker_id="w", credits=3)]
     await gateway.send(encode(chat_job("a")), encode(chat_job("b")))
     messages = source.messages()
-    await anext(messages)
-    await anext(messages)
+    for name in "ab":
+        await anext(messages)
+        assert await gateway.receive() == [Taken(worker_id="w", job_id=name, epoch=0)]
     await gateway.send(b"")
     asking = asyncio.create_task(anext(messages))
     assert await gateway.receive() == [hello("w"), Claim(worker_id="w", credits=1)]
     asking.cancel()
     await asyncio.gather(asking, return_exceptions=True)
+
+
+async def test_the_gateway_is_told_of_a_job_before_the_worker_sees_it(pair: tuple[Gateway, ZeroMQSource]) -> None:
+    gateway, source = pair
+    await gateway.receive()
+    await gateway.send(encode(chat_job("a", epoch=3)))
+    messages = source.messages()
+    first = asyncio.create_task(anext(messages))
+    assert await gateway.receive() == [Taken(worker_id="w", job_id="a", epoch=3)]
+    assert await first == chat_job("a", epoch=3)
 
 
 async def test_closing_without_a_gateway_takes_no_longer_than_the_linger() -> None:
