@@ -24,11 +24,14 @@ from server.limits.middleware import RateLimitMiddleware
 from server.limits.rates import RateLimits
 from server.metrics import FleetCollector, HttpMetrics, JobMetrics
 from server.middleware import RequestMiddleware
+from server.responses.store import ResponseStore, StoreLimits
 from server.routes.chat import chat_router
 from server.routes.completions import completions_router
 from server.routes.health import health_router
+from server.routes.messages import messages_router
 from server.routes.models import models_router
 from server.routes.playground import playground_router
+from server.routes.responses import responses_router
 from server.routes.tokenize import tokenize_router
 from server.streaming import Patience
 from server.submit import JobMaker
@@ -40,7 +43,8 @@ class GatewayLimits:
     """What one gateway takes on.
 
     of_key: what each key may take that the key file says nothing else of. max_queue_tokens: prompt tokens that may wait
-    for one model. worker_wait_s: how long a request waits while its model has no worker.
+    for one model. worker_wait_s: how long a request waits while its model has no worker. responses: what is kept of
+    them; None: room for a few of the largest bodies of each tenant.
     """
 
     max_images: int = 16
@@ -53,6 +57,7 @@ class GatewayLimits:
     request_timeout_s: float = 600.0
     worker_wait_s: float = 30.0
     patience: Patience = Patience()
+    responses: StoreLimits | None = None
 
 
 def create_app(
@@ -111,6 +116,11 @@ def create_app(
     install_handlers(app)
     app.include_router(chat_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
     app.include_router(completions_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
+    app.include_router(messages_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
+    store = ResponseStore(limits.responses or StoreLimits.for_bodies(limits.max_body_bytes), time.monotonic)
+    app.include_router(
+        responses_router(fleet, admission, inflight, maker, store, limits.patience, limits.max_body_bytes)
+    )
     app.include_router(tokenize_router(fleet, admission, inflight, maker, limits.max_body_bytes))
     app.include_router(models_router(fleet))
     app.include_router(health_router(fleet, registry, _version()))

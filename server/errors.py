@@ -23,6 +23,7 @@ ANSWERS: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.FORBIDDEN: (403, "permission_error"),
     ErrorCode.MODEL_NOT_FOUND: (404, "invalid_request_error"),
     ErrorCode.NOT_FOUND: (404, "invalid_request_error"),
+    ErrorCode.PREVIOUS_RESPONSE_NOT_FOUND: (404, "invalid_request_error"),
     ErrorCode.METHOD_NOT_ALLOWED: (405, "invalid_request_error"),
     ErrorCode.REQUEST_TIMEOUT: (408, "invalid_request_error"),
     ErrorCode.REQUEST_TOO_LARGE: (413, "invalid_request_error"),

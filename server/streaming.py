@@ -109,6 +109,15 @@ class ChatStream(Response):
             await send_in_time(send, self._writer.failure(error), self._patience.stall_s, is_last=True)
 
 
+async def all_events(stream: JobStream) -> AsyncIterator[Event]:
+    """Each event of a job until it has finished. Raises the error with which it ends."""
+    while True:
+        for event in await stream.take():
+            yield event
+            if isinstance(event, Finished):
+                return
+
+
 async def send_in_time(send: Send, body: bytes, stall_s: float, is_last: bool = False) -> None:
     """Send a piece of a body. Raises TimeoutError when the client does not read for `stall_s`."""
     if body:

@@ -1,0 +1,76 @@
+"""Anthropic's POST /v1/messages and POST /v1/messages/count_tokens."""
+
+from contextlib import ExitStack
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from schemas.anthropic.answers import TokensCount
+from schemas.anthropic.messages import parse_count_tokens_request, parse_messages_request
+from schemas.errors import Unavailable
+from schemas.events import Accepted
+from server.admission import Admission
+from server.anthropic.frames import MessageWriter
+from server.anthropic.translate import to_chat
+from server.errors import ANTHROPIC_PATH
+from server.fleet import Fleet
+from server.inflight import Inflight
+from server.json_body import read_json
+from server.limits.deadline import asked_timeout_s, within
+from server.param_names import ParamNames, WithNames
+from server.streaming import ChatStream, Patience, all_events, cancel_on_disconnect
+from server.submit import JobMaker
+
+
+def messages_router(
+    fleet: Fleet, admission: Admission, inflight: Inflight, maker: JobMaker, patience: Patience, max_body_bytes: int
+) -> APIRouter:
+    """Both routes."""
+    router = APIRouter()
+
+    @router.post(ANTHROPIC_PATH)
+    async def messages(request: Request) -> Response:
+        if fleet.is_draining:
+            raise Unavailable("The server is about to leave.")
+        tenant = request.state.tenant
+        timeout_s = asked_timeout_s(request)
+        names = ParamNames()
+        with ExitStack() as held:
+            place = held.enter_context(admission.place(tenant))
+            wanted, passed_on = parse_messages_request(await read_json(request, max_body_bytes, place.charge))
+            with names.in_errors():
+                chat = to_chat(wanted, passed_on, names)
+                job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
+            writer = MessageWriter(job)
+            if wanted.stream:
+                return WithNames(ChatStream(job, inflight, writer, patience, held.pop_all()), names)
+            with names.in_errors():
+                async with inflight.open(job) as stream, cancel_on_disconnect(request.receive, inflight, stream):
+                    async for event in all_events(stream):
+                        for _ in writer.frames(event):
+                            pass
+        return Response(msgspec.json.encode(writer.message), media_type="application/json")
+
+    @router.post(f"{ANTHROPIC_PATH}/count_tokens")
+    async def count_tokens(request: Request) -> Response:
+        if fleet.is_draining:
+            raise Unavailable("The server is about to leave.")
+        tenant = request.state.tenant
+        timeout_s = asked_timeout_s(request)
+        names = ParamNames()
+        with admission.place(tenant) as place:
+            wanted, passed_on = parse_count_tokens_request(await read_json(request, max_body_bytes, place.charge))
+            with names.in_errors():
+                chat = to_chat(wanted, passed_on, names)
+                job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
+                counting = msgspec.structs.replace(job, n=0)
+                num_tokens = 0
+                async with inflight.open(counting) as stream, cancel_on_disconnect(request.receive, inflight, stream):
+                    async for event in all_events(stream):
+                        if isinstance(event, Accepted):
+                            num_tokens = event.prompt_tokens
+        return Response(msgspec.json.encode(TokensCount(num_tokens)), media_type="application/json")
+
+    return router

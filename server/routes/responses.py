@@ -1,0 +1,140 @@
+"""POST /v1/responses, and what there is to do with a response that was kept."""
+
+from contextlib import ExitStack
+from functools import partial
+
+import msgspec
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response as HttpResponse
+
+from schemas.errors import ErrorCode, RequestError, Unavailable
+from schemas.openai.response_answers import DeletedResponse, InputItemList, Response
+from schemas.openai.response_items import Item
+from schemas.openai.responses import ResponsesRequest, parse_responses_request
+from server.admission import Admission
+from server.fleet import Fleet
+from server.inflight import Inflight
+from server.json_body import read_json
+from server.limits.deadline import asked_timeout_s, within
+from server.param_names import ParamNames, WithNames
+from server.responses.frames import ResponseWriter
+from server.responses.pages import page_of, refuse_other_queries
+from server.responses.record import begun, is_stored, stored
+from server.responses.store import ResponseStore, StoredResponse
+from server.responses.translate import to_chat
+from server.streaming import ChatStream, Patience, all_events, cancel_on_disconnect
+from server.submit import JobMaker
+
+
+def responses_router(
+    fleet: Fleet,
+    admission: Admission,
+    inflight: Inflight,
+    maker: JobMaker,
+    store: ResponseStore,
+    patience: Patience,
+    max_body_bytes: int,
+) -> APIRouter:
+    """The routes of the Responses API."""
+    router = APIRouter()
+
+    @router.post("/v1/responses")
+    async def create(request: Request) -> HttpResponse:
+        if fleet.is_draining:
+            raise Unavailable("The server is about to leave.")
+        tenant = request.state.tenant
+        timeout_s = asked_timeout_s(request)
+        names = ParamNames()
+        with ExitStack() as held:
+            place = held.enter_context(admission.place(tenant))
+            wanted, passed_on = parse_responses_request(await read_json(request, max_body_bytes, place.charge))
+            earlier = _earlier(store, tenant, wanted)
+            _check_fits(store, wanted, earlier, place.size_bytes)
+            with names.in_errors():
+                chat = to_chat(wanted, passed_on, earlier.items if earlier else (), names)
+                job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
+            keep = partial(_keep, store, tenant, wanted, earlier, place.size_bytes)
+            writer = ResponseWriter(job, begun(wanted, chat, job), keep)
+            if wanted.stream:
+                return WithNames(ChatStream(job, inflight, writer, patience, held.pop_all()), names)
+            with names.in_errors():
+                async with inflight.open(job) as stream, cancel_on_disconnect(request.receive, inflight, stream):
+                    async for event in all_events(stream):
+                        for _ in writer.frames(event):
+                            pass
+        return _json(writer.response)
+
+    @router.get("/v1/responses/{response_id}")
+    async def retrieve(request: Request, response_id: str) -> HttpResponse:
+        refuse_other_queries(request, {"include", "include_obfuscation"})
+        return _json(_found(store, request, response_id).response)
+
+    @router.delete("/v1/responses/{response_id}")
+    async def delete(request: Request, response_id: str) -> HttpResponse:
+        if not store.delete(request.state.tenant, response_id):
+            raise _unknown()
+        return _json(DeletedResponse(response_id))
+
+    @router.get("/v1/responses/{response_id}/input_items")
+    async def input_items(request: Request, response_id: str) -> HttpResponse:
+        return _json(page_of(_found(store, request, response_id).given, request))
+
+    @router.post("/v1/responses/{response_id}/cancel")
+    async def cancel(request: Request, response_id: str) -> HttpResponse:
+        _found(store, request, response_id)
+        message = "Only a response of the background could be cancelled, and there are none here; close the connection."
+        raise RequestError(ErrorCode.INVALID_REQUEST, message)
+
+    return router
+
+
+def _earlier(store: ResponseStore, tenant: str, wanted: ResponsesRequest) -> StoredResponse | None:
+    if wanted.previous_response_id is None:
+        return None
+    earlier = store.get(tenant, wanted.previous_response_id)
+    if earlier is None:
+        message = "The previous response does not exist, or is not kept any more."
+        raise RequestError(ErrorCode.PREVIOUS_RESPONSE_NOT_FOUND, message, "previous_response_id")
+    if earlier.response.status == "failed":
+        message = "Invalid value for 'previous_response_id': that response failed."
+        raise RequestError(ErrorCode.INVALID_VALUE, message, "previous_response_id")
+    return earlier
+
+
+def _check_fits(
+    store: ResponseStore, wanted: ResponsesRequest, earlier: StoredResponse | None, body_bytes: int
+) -> None:
+    """A client that counts on its response being kept must hear that it cannot be."""
+    size_bytes = body_bytes + (earlier.size_bytes if earlier else 0)
+    if is_stored(wanted) and size_bytes > store.max_bytes:
+        message = "The conversation is too large to be kept; send it whole, with 'store' false."
+        raise RequestError(ErrorCode.INVALID_VALUE, message, "store")
+
+
+def _keep(
+    store: ResponseStore,
+    tenant: str,
+    wanted: ResponsesRequest,
+    earlier: StoredResponse | None,
+    body_bytes: int,
+    response: Response,
+) -> None:
+    if is_stored(wanted):
+        given: list[Item] = wanted.input
+        store.put(tenant, stored(response, given, earlier, body_bytes))
+
+
+def _found(store: ResponseStore, request: Request, response_id: str) -> StoredResponse:
+    found = store.get(request.state.tenant, response_id)
+    if found is None:
+        raise _unknown()
+    return found
+
+
+def _unknown() -> RequestError:
+    return RequestError(ErrorCode.NOT_FOUND, "The response does not exist, or is not kept any more.")
+
+
+def _json(answer: Response | DeletedResponse | InputItemList) -> HttpResponse:
+    return HttpResponse(msgspec.json.encode(answer), media_type="application/json")
