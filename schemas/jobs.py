@@ -1,10 +1,11 @@
 """What a gateway asks of a worker. A job is immutable; a resumed one is a copy with a later epoch."""
 
-from typing import Literal
-
 import msgspec
 
 from schemas.sampling import SamplingParams
+
+BACKGROUND_PRIORITY = 2**31
+"""Behind every priority that a request may ask for. Such a job makes way for live ones where the queue is full."""
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text"):
@@ -66,12 +67,12 @@ class Tool(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ToolChoice(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Whether the model may or must call tools ("none": it sees none of them), and which.
+    """Whether the model must call tools, and which.
 
     names: those that it may call; empty: all. is_parallel: whether one answer may hold several calls.
     """
 
-    mode: Literal["none", "auto", "required"] = "auto"
+    is_required: bool = False
     names: tuple[str, ...] = ()
     is_parallel: bool = True
 
@@ -108,7 +109,8 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     emitted: per choice the ids that the client already has; the worker goes on behind them.
     timeout_s: time left when the job was handed over; the gateway enforces it, a worker may drop what is overdue.
     tenant: whose caches may be shared; empty where no keys are set.
-    tools: the worker writes them into the prompt in the form that its model knows, and tells that form in Accepted.
+    tools: the worker writes them into the prompt in the form that its model knows, and tells that form in Accepted;
+        none where the answer may not call any.
     """
 
     job_id: str

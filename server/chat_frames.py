@@ -15,12 +15,17 @@ from schemas.openai.answers import (
     ChoiceLogprobs,
     ChunkChoice,
     ChunkDelta,
+    FunctionDelta,
     PromptTokensDetails,
     TokenLogprob,
+    ToolCallDelta,
     TopLogprob,
     Usage,
 )
 from server.errors import error_body
+from server.tools.events import ArgumentsDelta, CallStart, ContentDelta, ToolEvent
+from server.tools.ids import call_id
+from server.tools.parser import ToolParser, open_parsers
 
 KEEP_ALIVE = b": keep-alive\n\n"
 MIN_LOGPROB = -9999.0
@@ -63,6 +68,11 @@ def openai_logprobs(tokens: Iterable[events.TokenLogprob]) -> ChoiceLogprobs:
     )
 
 
+def openai_finish_reason(finish_reason: str, num_calls: int) -> str:
+    """How OpenAI calls the end of a choice: a stop behind calls is their doing."""
+    return "tool_calls" if num_calls and finish_reason == "stop" else finish_reason
+
+
 class ChunkWriter:
     """The frames of one stream: `data: {chunk}` lines, ready to be sent."""
 
@@ -74,6 +84,8 @@ class ChunkWriter:
         self._continuous_usage = continuous_usage
         self._accepted = Accepted(job_id=job.job_id, epoch=0, seq=0, prompt_tokens=0)
         self._num_completion_tokens = 0
+        self._parsers: list[ToolParser] = []
+        self._num_calls = [0] * job.n
 
     def frames(self, event: events.Event) -> Iterator[bytes]:
         """What a client is told of an event. Failures are not told here."""
@@ -95,22 +107,31 @@ class ChunkWriter:
 
     def _begin(self, accepted: Accepted) -> Iterator[bytes]:
         self._accepted = accepted
+        self._parsers = open_parsers(accepted.tool_form, self._job)
         for index in range(self._job.n):
-            choice = ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=""))
+            # An answer that may be nothing but calls has no content yet, not even an empty one.
+            content = None if accepted.tool_form else ""
+            choice = ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=content))
             prompt_token_ids = accepted.prompt_token_ids if index == 0 and self._job.return_token_ids else None
             yield self._frame((choice,), prompt_token_ids)
 
     def _go_on(self, delta: Delta) -> Iterator[bytes]:
         self._num_completion_tokens += len(delta.token_ids)
         wants_ids = self._job.return_token_ids
-        if delta.text or delta.logprobs or (wants_ids and delta.token_ids):
+        news = list(self._news(delta))
+        if not news and (delta.logprobs or (wants_ids and delta.token_ids)):
+            news = [ChunkDelta() if self._accepted.tool_form else ChunkDelta(content="")]
+        for place, piece in enumerate(news):
+            # What belongs to the tokens goes with the first of the pieces that they brought.
+            logprobs = delta.logprobs if place == 0 else None
+            token_ids = delta.token_ids if place == 0 else ()
             yield self._frame(
                 (
                     ChunkChoice(
                         index=delta.index,
-                        delta=ChunkDelta(content=delta.text),
-                        logprobs=openai_logprobs(delta.logprobs) if delta.logprobs else None,
-                        token_ids=delta.token_ids if wants_ids else UNSET,
+                        delta=piece,
+                        logprobs=openai_logprobs(logprobs) if logprobs else None,
+                        token_ids=token_ids if wants_ids else UNSET,
                     ),
                 )
             )
@@ -120,11 +141,32 @@ class ChunkWriter:
                     ChunkChoice(
                         index=delta.index,
                         delta=ChunkDelta(),
-                        finish_reason=delta.finish_reason,
+                        finish_reason=openai_finish_reason(delta.finish_reason, self._num_calls[delta.index]),
                         token_ids=() if wants_ids else UNSET,
                     ),
                 )
             )
+
+    def _news(self, delta: Delta) -> Iterator[ChunkDelta]:
+        """What a delta's text says, a piece of content or of one call at a time."""
+        parser = self._parsers[delta.index]
+        events = parser.push(delta.text) + (parser.finish() if delta.finish_reason is not None else [])
+        for event in events:
+            self._num_calls[delta.index] += isinstance(event, CallStart)
+            yield self._piece(delta.index, event)
+
+    def _piece(self, choice: int, event: ToolEvent) -> ChunkDelta:
+        match event:
+            case ContentDelta(text):
+                return ChunkDelta(content=text)
+            case CallStart(index, name):
+                function = FunctionDelta("", name)
+                own_id = call_id(self._job, choice, index)
+                return ChunkDelta(
+                    tool_calls=(ToolCallDelta(index=index, id=own_id, type="function", function=function),)
+                )
+            case ArgumentsDelta(index, text):
+                return ChunkDelta(tool_calls=(ToolCallDelta(index=index, function=FunctionDelta(text)),))
 
     def _end(self, finished: Finished) -> Iterator[bytes]:
         if self._include_usage:

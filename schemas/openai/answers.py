@@ -49,12 +49,28 @@ class ChoiceLogprobs(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
+class CalledFunction(msgspec.Struct, frozen=True):
+    """What the model calls. `arguments` is JSON as text, or what the model took for it."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """One call of a tool."""
+
+    id: str
+    type: str = "function"
+    function: CalledFunction
+
+
 class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole answer's text."""
+    """A whole answer: text, calls or both."""
 
     role: str = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,11 +96,28 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
 
 
+class FunctionDelta(msgspec.Struct, frozen=True):
+    """What is new of a called function: its name first, then its arguments piece by piece."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """What is new in call `index` of a choice; `id` and `type` in its first delta only."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    function: FunctionDelta
+
+
 class ChunkDelta(msgspec.Struct, frozen=True):
     """What is new in a choice."""
 
     role: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | None | UnsetType = UNSET
+    tool_calls: tuple[ToolCallDelta, ...] | UnsetType = UNSET
 
 
 class ChunkChoice(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,6 +1,6 @@
 """The body of POST /v1/chat/completions: OpenAI's parameters and the sampling and media extensions of this server."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,7 @@ from schemas.openai.generation import GenerationRequest, Label, TokenCount, chec
 from schemas.openai.media import MediaIoKwargs, MmProcessorKwargs
 from schemas.openai.parameters import without_unsupported
 from schemas.openai.strict import validate
+from schemas.openai.tools import Tools
 
 MAX_MESSAGES = 1024
 
@@ -20,6 +21,10 @@ class ChatCompletionRequest(GenerationRequest):
     max_completion_tokens: TokenCount | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    tools: Tools | None = None
+    tool_choice: Any = None
+    """Read by `job_tool_choice`: a union would name no single fault."""
+    parallel_tool_calls: bool | None = None
 
     add_generation_prompt: bool | None = None
     mm_processor_kwargs: MmProcessorKwargs | None = None
@@ -28,7 +33,6 @@ class ChatCompletionRequest(GenerationRequest):
     # OpenAI's own that change nothing here.
     metadata: Annotated[dict[str, str], Field(max_length=64)] | None = None
     modalities: Annotated[list[Literal["text"]], Field(min_length=1, max_length=1)] | None = None
-    parallel_tool_calls: bool | None = None
     prompt_cache_key: Label | None = None
     prompt_cache_retention: Label | None = None
     safety_identifier: Label | None = None
@@ -37,7 +41,8 @@ class ChatCompletionRequest(GenerationRequest):
 
 def parse_chat_request(body: object) -> ChatCompletionRequest:
     """Decoded JSON as a request whose fields agree with each other. Raises RequestError naming the field."""
-    request = validate(ChatCompletionRequest, without_unsupported(body) if isinstance(body, dict) else body)
+    supported = without_unsupported(body, {"tools", "tool_choice"}) if isinstance(body, dict) else body
+    request = validate(ChatCompletionRequest, supported)
     if None not in (request.max_tokens, request.max_completion_tokens):
         if request.max_tokens != request.max_completion_tokens:
             raise conflict("max_completion_tokens", "it differs from 'max_tokens'; give one of them")

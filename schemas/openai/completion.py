@@ -16,6 +16,7 @@ from schemas.openai.generation import (
 from schemas.openai.media import MediaIoKwargs, MmProcessorKwargs
 from schemas.openai.parameters import without_unsupported
 from schemas.openai.strict import StrictModel, validate
+from schemas.openai.tools import Tools
 
 MAX_PROMPTS = 64
 DEFAULT_MAX_TOKENS = 16
@@ -40,6 +41,7 @@ class TokenizeRequest(StrictModel):
     messages: Annotated[list[ChatMessage], Field(fail_fast=True, min_length=1, max_length=MAX_MESSAGES)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
+    tools: Tools | None = None
     return_token_strs: bool | None = None
     mm_processor_kwargs: MmProcessorKwargs | None = None
     media_io_kwargs: MediaIoKwargs | None = None

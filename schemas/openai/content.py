@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from schemas.openai.strict import StrictModel
+from schemas.openai.tools import CallId, MessageToolCalls
 
 MAX_PARTS = 4096
 Uuid = Annotated[str, Field(max_length=256)]
@@ -62,8 +63,8 @@ Content = Annotated[
 class ChatMessage(StrictModel):
     """One turn. A plain string as content is read as one text part; an assistant's content may be null.
 
-    The last five fields are what clients send back of an earlier answer; whether they can be served is decided where
-    the job is made.
+    The last fields are what clients send back of an earlier answer; whether they can be served is decided where the
+    job is made.
     """
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -72,6 +73,6 @@ class ChatMessage(StrictModel):
     refusal: str | None = None
     annotations: Any = None
     audio: Any = None
-    tool_call_id: str | None = None
-    tool_calls: Any = None
+    tool_call_id: CallId | None = None
+    tool_calls: MessageToolCalls | None = None
     function_call: Any = None

@@ -71,6 +71,13 @@ def _refusal(
     return RequestError(ErrorCode.INVALID_VALUE, f"Invalid value for '{param}': {sentence}.", param)
 
 
+def _is_tag(step: str, following: int | str, here: Mapping[str, Any]) -> bool:
+    """Whether a step says which of a union's types was meant, and not one of `here`'s fields (a tool of the type
+    `function` has a field of that name)."""
+    is_field = isinstance(here.get(step), dict) and following != step and following not in here
+    return here.get("type") == step and not is_field
+
+
 def _path(location: Sequence[int | str], body: object) -> str:
     """The place in the client's own body; the validator's location also holds the tags of unions, left out here."""
     names: list[str] = []
@@ -80,7 +87,7 @@ def _path(location: Sequence[int | str], body: object) -> str:
         if isinstance(step, int) and isinstance(here, list) and step < len(here):
             here = here[step]
         elif isinstance(step, str) and isinstance(here, dict):
-            if not is_last and isinstance(location[position - 1], int) and here.get("type") == step:
+            if not is_last and isinstance(location[position - 1], int) and _is_tag(step, location[position + 1], here):
                 continue
             here = here.get(step)
         else:

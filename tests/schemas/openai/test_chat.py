@@ -172,8 +172,6 @@ def test_a_wrong_content_part_is_refused_by_its_path(content: Any, param: str, c
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("tools", [{"type": "function"}]),
-        ("tool_choice", "required"),
         ("response_format", {"type": "json_object"}),
         ("audio", {"voice": "x"}),
         ("functions", [{}]),
