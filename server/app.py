@@ -2,19 +2,25 @@
 
 import asyncio
 import importlib.metadata
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
+from schemas.jobs import BACKGROUND_PRIORITY
+from schemas.openai.files import DAY_S
 from server.admission import Admission
 from server.auth import ApiKeys, AuthMiddleware
+from server.batches.build import BatchLimits, build_batches
 from server.errors import install_handlers
+from server.files.database import Database
+from server.files.store import FileLimits, FileStore
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.limits.gate import Gate
@@ -25,8 +31,10 @@ from server.limits.rates import RateLimits
 from server.metrics import FleetCollector, HttpMetrics, JobMetrics
 from server.middleware import RequestMiddleware
 from server.responses.store import ResponseStore, StoreLimits
+from server.routes.batches import batches_router
 from server.routes.chat import chat_router
 from server.routes.completions import completions_router
+from server.routes.files import files_router
 from server.routes.health import health_router
 from server.routes.messages import messages_router
 from server.routes.models import models_router
@@ -36,6 +44,9 @@ from server.routes.tokenize import tokenize_router
 from server.streaming import Patience
 from server.submit import JobMaker
 from server.transport.base import JobQueue
+
+LINE_TIMEOUT_S = float(DAY_S)
+"""A line may wait for as long as its batch may run, which ends sooner what is late."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,8 @@ class GatewayLimits:
     worker_wait_s: float = 30.0
     patience: Patience = Patience()
     responses: StoreLimits | None = None
+    files: FileLimits = FileLimits()
+    batches: BatchLimits = BatchLimits()
 
 
 def create_app(
@@ -65,11 +78,13 @@ def create_app(
     *,
     api_keys: Sequence[str] = (),
     key_file: Path | None = None,
+    data_dir: Path | None = None,
     expected_models: Sequence[str] = (),
     limits: GatewayLimits | None = None,
 ) -> FastAPI:
     """The application that serves `queue`, which it starts and closes with itself.
 
+    data_dir: where files and batches are kept; None: they are not, and their routes say so.
     `app.state.fleet.is_draining = True` makes it refuse new requests (503) and report itself as not ready;
     `app.state.keys.reload()` reads the key file again. Raises ConfigError when that file cannot be used.
     """
@@ -89,18 +104,43 @@ def create_app(
     inflight = Inflight(queue, JobMetrics(registry, time.monotonic), gate, limits.worker_wait_s)
     maker = JobMaker(limits.max_images, limits.max_videos, limits.request_timeout_s)
 
+    store = ResponseStore(limits.responses or StoreLimits.for_bodies(limits.max_body_bytes), time.monotonic)
+    database = Database(data_dir)
+    files = FileStore(database, limits.files, time.time)
+
+    def generating(admission: Admission, maker: JobMaker) -> list[APIRouter]:
+        bounds = (limits.patience, limits.max_body_bytes)
+        return [
+            chat_router(fleet, admission, inflight, maker, *bounds),
+            completions_router(fleet, admission, inflight, maker, *bounds),
+            responses_router(fleet, admission, inflight, maker, store, *bounds),
+        ]
+
+    unlimited = Admission(sys.maxsize, lambda _: None, sys.maxsize, time.monotonic)
+    in_background = JobMaker(limits.max_images, limits.max_videos, LINE_TIMEOUT_S, BACKGROUND_PRIORITY)
+    lines_app = _lines_app(generating(unlimited, in_background))
+    batches = build_batches(
+        database, files, fleet, lines_app, registry, limits.batches, limits.max_body_bytes, time.time
+    )
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await queue.start()
+        await database.open()
+        await files.open()
         dispatcher = asyncio.create_task(_dispatch(inflight, fleet))
         watchers = [asyncio.create_task(watch) for watch in (inflight.tend(), keys.watch())]
+        keeper = asyncio.create_task(batches.run())
         try:
             yield
         finally:
             fleet.is_draining = True
+            # Lines that run are left as they are, to be taken up by the next start.
+            await _stop(keeper)
             inflight.close()
             await queue.close()
             await _stop(dispatcher, *watchers)
+            await database.close()
 
     app = FastAPI(
         title="glimpsed",
@@ -114,19 +154,26 @@ def create_app(
         ],
     )
     install_handlers(app)
-    app.include_router(chat_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
-    app.include_router(completions_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
+    for router in generating(admission, maker):
+        app.include_router(router)
     app.include_router(messages_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
-    store = ResponseStore(limits.responses or StoreLimits.for_bodies(limits.max_body_bytes), time.monotonic)
-    app.include_router(
-        responses_router(fleet, admission, inflight, maker, store, limits.patience, limits.max_body_bytes)
-    )
+    app.include_router(files_router(fleet, admission, files, limits.files.max_file_bytes))
+    app.include_router(batches_router(fleet, admission, batches))
     app.include_router(tokenize_router(fleet, admission, inflight, maker, limits.max_body_bytes))
     app.include_router(models_router(fleet))
     app.include_router(health_router(fleet, registry, _version()))
     app.include_router(playground_router())
     app.state.fleet = fleet
     app.state.keys = keys
+    return app
+
+
+def _lines_app(routers: Sequence[APIRouter]) -> FastAPI:
+    """What answers the lines of batches: the routes of live requests, without their keys and limits."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    install_handlers(app)
+    for router in routers:
+        app.include_router(router)
     return app
 
 

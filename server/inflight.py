@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from schemas.errors import EngineError, ErrorCode, GlimpsedError, Unavailable
+from schemas.errors import EngineError, ErrorCode, GlimpsedError, Overloaded, Unavailable
 from schemas.events import Accepted, Event
-from schemas.jobs import Job
+from schemas.jobs import BACKGROUND_PRIORITY, Job
 from server.errors import internal_error
 from server.job_stream import JobStream
 from server.limits.gate import Gate, Passage
@@ -55,29 +55,50 @@ class Inflight:
         return len(self._streams)
 
     @asynccontextmanager
-    async def open(self, job: Job, *, is_batch: bool = False) -> AsyncIterator[JobStream]:
+    async def open(self, job: Job) -> AsyncIterator[JobStream]:
         """Submit a job and yield its stream; left before the end, the job is cancelled.
 
-        A job of a batch is none of its key's tokens a minute and adds nothing to the backlog of live ones.
+        A job in the background is none of its key's tokens a minute and adds nothing to the backlog of live ones; it
+        may be ended with Overloaded, to make way for one of them.
         Raises Overloaded when the queue is full, Unavailable when this gateway hears from no worker any more.
         """
         if self._is_closed:
             raise Unavailable("The server is about to leave.")
         loop = asyncio.get_running_loop()
         job = self._gate.admit(job)
-        if not is_batch:
+        if not _is_background(job):
             self._passages[job.job_id] = self._gate.enter(job)
         stream = JobStream(job, loop.time, self._metrics.watch(job.model))
         self._streams[job.job_id] = stream
         deadline = loop.call_at(stream.deadline_s, self._expire, stream)
         try:
-            await self._queue.submit(job)
+            await self._submit(job)
             yield stream
         finally:
             deadline.cancel()
-            if not is_batch:
+            if not _is_background(job):
                 self._passages.pop(job.job_id).leave(stream.num_generated)
             await self.abandon(stream)
+
+    async def _submit(self, job: Job) -> None:
+        try:
+            await self._queue.submit(job)
+        except Overloaded:
+            if _is_background(job) or not await self._withdraw_one(job.model):
+                raise
+            # In front, as the place that has become free is still on its way to the queue.
+            await self._queue.submit(job, front=True)
+
+    async def _withdraw_one(self, model: str) -> bool:
+        """End the background job of a model on which the least work was done. False where there is none."""
+        streams = [one for one in self._streams.values() if one.job.model == model and not one.is_over]
+        background = [stream for stream in streams if _is_background(stream.job)]
+        if not background:
+            return False
+        stream = min(background, key=lambda one: one.num_generated)
+        stream.fail(Overloaded("Live requests took the place.", retry_after_s=1.0))
+        await self._queue.cancel(stream.job.job_id)
+        return True
 
     async def abandon(self, stream: JobStream) -> None:
         """Forget a job whose client is gone or done; whatever still works on it stops."""
@@ -188,3 +209,7 @@ class Inflight:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             logger.error("the queue failed: %s", type(error).__name__, exc_info=error)
+
+
+def _is_background(job: Job) -> bool:
+    return job.priority >= BACKGROUND_PRIORITY

@@ -6,7 +6,7 @@ not JSON here. Nothing of the body is repeated in an error.
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
@@ -29,8 +29,15 @@ async def read_json(request: Request, max_bytes: int, charge: Callable[[int], No
 
     Raises RequestError (400, 408, 413, 415), or CANCELLED when the client leaves before the end.
     """
+    return decode_json(await read_body(request, max_bytes, charge, idle_s))
+
+
+async def read_body(
+    request: Request, max_bytes: int, charge: Callable[[int], None], idle_s: float = IDLE_S
+) -> bytearray:
+    """The bytes of a body that says that it is JSON. Raises as read_json does."""
     _check_headers(request, max_bytes)
-    return decode_json(await _read(request, max_bytes, charge, idle_s))
+    return await _read(request, max_bytes, charge, idle_s)
 
 
 def decode_json(body: bytes | bytearray) -> Any:
@@ -58,27 +65,38 @@ def _check_headers(request: Request, max_bytes: int) -> None:
         raise _too_large(max_bytes)
 
 
-async def _read(request: Request, max_bytes: int, charge: Callable[[int], None], idle_s: float) -> bytearray:
+async def paced_chunks(request: Request, idle_s: float) -> AsyncIterator[bytes]:
+    """The pieces of a body as they come: neither a pause of `idle_s` nor a trickle may hold the connection.
+
+    Raises RequestError (408), or CANCELLED when the client leaves before the end.
+    """
     clock = asyncio.get_running_loop().time
     start_s = clock()
-    body = bytearray()
+    size_bytes = 0
     chunks = request.stream()
     try:
         while True:
-            # Neither a pause nor a trickle may hold the connection.
-            latest_s = start_s + idle_s + len(body) / MIN_BYTES_PER_S
+            latest_s = start_s + idle_s + size_bytes / MIN_BYTES_PER_S
             async with asyncio.timeout_at(min(clock() + idle_s, latest_s)):
                 chunk = await anext(chunks, None)
             if chunk is None:
-                return body
-            if len(body) + len(chunk) > max_bytes:
-                raise _too_large(max_bytes)
-            charge(len(chunk))
-            body += chunk
+                return
+            size_bytes += len(chunk)
+            yield chunk
     except TimeoutError:
         raise RequestError(ErrorCode.REQUEST_TIMEOUT, "The body did not arrive in time.") from None
     except ClientDisconnect:
         raise GlimpsedError(ErrorCode.CANCELLED, "The client left before the end of its body.") from None
+
+
+async def _read(request: Request, max_bytes: int, charge: Callable[[int], None], idle_s: float) -> bytearray:
+    body = bytearray()
+    async for chunk in paced_chunks(request, idle_s):
+        if len(body) + len(chunk) > max_bytes:
+            raise _too_large(max_bytes)
+        charge(len(chunk))
+        body += chunk
+    return body
 
 
 def _has_too_many_values(body: bytes | bytearray) -> bool:

@@ -6,16 +6,21 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastapi import FastAPI
 
 from schemas.flags import ConfigError
 from server.app import GatewayLimits, create_app
+from server.batches.build import BatchLimits
+from server.files.database import check_database
+from server.files.folder import data_folder
+from server.files.store import FileLimits
 from server.limits.key_limits import KeyLimits
 from server.serving import Serving, listen, url_of
-from server.settings import GatewaySettings, ModelSpec, ServeSettings, local_queue_path
+from server.settings import GatewaySettings, ModelSpec, ServeSettings, local_queue_path, state_folder
 from server.supervise import Supervisor, WorkerCommand
 from server.transport.zeromq import ZeroMQQueue
 
@@ -28,8 +33,8 @@ WORKER_DRAIN_S = 10.0
 async def run_gateway(settings: GatewaySettings) -> None:
     """`glimpsed gateway`: workers come and go by themselves. Raises ConfigError, OSError when it cannot listen."""
     queue = ZeroMQQueue(_queue_path(settings.queue, local_queue_path()), settings.max_queue)
-    app = _create_app(settings, queue, expected_models=())
-    with listen(settings.host, settings.port) as listener:
+    with listen(settings.host, settings.port) as listener, _data_folder(settings) as data_dir:
+        app = _create_app(settings, queue, data_dir, expected_models=())
         async with Serving(app, listener, end_now=lambda: None) as serving:
             log.info("listening on %s; models are those of the workers that come", url_of(listener))
             await serving.asked_to_stop()
@@ -42,10 +47,14 @@ async def run_serve(
 ) -> None:
     """`glimpsed serve`: a gateway and its workers. Raises ConfigError, OSError when it cannot listen, WorkersFailed."""
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="glimpsed-") as folder, listen(settings.host, settings.port) as listener:
+    with (
+        tempfile.TemporaryDirectory(prefix="glimpsed-") as folder,
+        listen(settings.host, settings.port) as listener,
+        _data_folder(settings) as data_dir,
+    ):
         path = _queue_path(settings.queue, Path(folder) / "queue")
         queue = ZeroMQQueue(path, settings.max_queue)
-        app = _create_app(settings, queue, expected_models=[spec.name for spec in specs])
+        app = _create_app(settings, queue, data_dir, expected_models=[spec.name for spec in specs])
         supervisor = Supervisor(
             [
                 WorkerCommand(spec.name, _worker_argv(worker_module, spec, path, worker_arguments))
@@ -89,7 +98,16 @@ def _worker_argv(module: str, spec: ModelSpec, queue_path: Path, arguments: Sequ
     return (sys.executable, "-m", module, spec.model, *fixed, *arguments)
 
 
-def _create_app(settings: GatewaySettings, queue: ZeroMQQueue, expected_models: Sequence[str]) -> FastAPI:
+@contextmanager
+def _data_folder(settings: GatewaySettings) -> Iterator[Path]:
+    with data_folder(settings.data_dir, state_folder()) as folder:
+        check_database(folder)
+        yield folder
+
+
+def _create_app(
+    settings: GatewaySettings, queue: ZeroMQQueue, data_dir: Path, expected_models: Sequence[str]
+) -> FastAPI:
     limits = GatewayLimits(
         max_images=settings.limit_images,
         max_videos=settings.limit_videos,
@@ -102,11 +120,14 @@ def _create_app(settings: GatewaySettings, queue: ZeroMQQueue, expected_models: 
         ),
         worker_wait_s=settings.worker_wait,
         request_timeout_s=settings.request_timeout,
+        files=FileLimits(settings.max_file_size, settings.max_storage, settings.max_files),
+        batches=BatchLimits(settings.max_batches, settings.max_batch_lines, settings.batch_concurrency),
     )
     return create_app(
         queue,
         api_keys=settings.api_key,
         key_file=settings.api_key_file,
+        data_dir=data_dir,
         expected_models=expected_models,
         limits=limits,
     )

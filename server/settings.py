@@ -67,6 +67,13 @@ class GatewaySettings(BaseSettings):
     max_body_size: ByteSize = Field(ByteSize(32 << 20), gt=0, description="largest request body", title="bytes")
     limit_images: int = Field(16, ge=0, description="pictures in one request", title="n")
     limit_videos: int = Field(2, ge=0, description="clips in one request", title="n")
+    data_dir: Path | None = Field(None, description="folder for files and batches; default: by XDG", title="dir")
+    max_file_size: ByteSize = Field(ByteSize(200 << 20), gt=0, description="largest file of a client", title="bytes")
+    max_storage: ByteSize = Field(ByteSize(10 << 30), gt=0, description="bytes of each key's files", title="bytes")
+    max_files: int = Field(10_000, ge=1, description="files of each key", title="n")
+    max_batches: int = Field(1000, ge=1, description="batches kept of each key", title="n")
+    max_batch_lines: int = Field(50_000, ge=1, description="requests in one batch", title="n")
+    batch_concurrency: int = Field(16, ge=1, description="requests of batches that run at a time", title="n")
     shutdown_timeout: float = Field(30.0, ge=0, description="seconds running requests get after SIGTERM", title="s")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
     log_format: Literal["text", "json"] = Field("text", description="text or json")
@@ -139,6 +146,13 @@ def parse_models(arguments: list[str]) -> list[ModelSpec]:
 def local_queue_path() -> Path:
     """Where a gateway and workers that were started apart on this machine meet under `--queue local`."""
     return Path(tempfile.gettempdir()) / f"glimpsed-{os.getuid()}" / "queue"
+
+
+def state_folder() -> Path:
+    """Where files and batches are kept if no flag says otherwise: the user's folder for state, by the XDG rules."""
+    given = os.environ.get("XDG_STATE_HOME", "")
+    base = Path(given) if given.startswith("/") else Path(os.path.expanduser("~")) / ".local" / "state"
+    return base / "glimpsed"
 
 
 def _parse_model(argument: str) -> ModelSpec:

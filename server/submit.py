@@ -31,12 +31,13 @@ def new_job_id() -> str:
 
 
 class JobMaker:
-    """Turns requests into jobs within the server's limits."""
+    """Turns requests into jobs within the server's limits. priority: of all of them, whatever the requests say."""
 
-    def __init__(self, max_images: int, max_videos: int, timeout_s: float) -> None:
+    def __init__(self, max_images: int, max_videos: int, timeout_s: float, priority: int | None = None) -> None:
         self._max_images = max_images
         self._max_videos = max_videos
         self._timeout_s = timeout_s
+        self._priority = priority
 
     def chat_job(self, request: ChatCompletionRequest, tenant: str, card: ModelCard | None) -> ChatJob:
         """The job of a request. `card` is None while the model's first worker is yet to come. Raises RequestError."""
@@ -51,7 +52,7 @@ class JobMaker:
             sampling=chat_sampling(request),
             media=media_options(request.mm_processor_kwargs, request.media_io_kwargs),
             n=request.n or 1,
-            priority=request.priority or 0,
+            priority=self._priority_of(request),
             tenant=tenant,
             cache_salt=request.cache_salt or "",
             add_generation_prompt=request.add_generation_prompt is not False,
@@ -74,7 +75,7 @@ class JobMaker:
                 prompt=prompt,
                 sampling=completion_sampling(request),
                 n=request.n or 1,
-                priority=request.priority or 0,
+                priority=self._priority_of(request),
                 tenant=tenant,
                 cache_salt=request.cache_salt or "",
                 add_special_tokens=request.add_special_tokens is not False,
@@ -133,6 +134,9 @@ class JobMaker:
             echo=True,
             timeout_s=self._timeout_s,
         )
+
+    def _priority_of(self, request: GenerationRequest) -> int:
+        return (request.priority or 0) if self._priority is None else self._priority
 
     def _check_media(self, messages: tuple[Message, ...]) -> None:
         parts = [part for message in messages for part in message.parts]
