@@ -22,6 +22,7 @@ from server.errors import install_handlers
 from server.files.database import Database
 from server.files.store import FileLimits, FileStore
 from server.fleet import Fleet
+from server.idempotency import IdempotencyMiddleware, IdempotentAnswers
 from server.inflight import Inflight
 from server.limits.gate import Gate
 from server.limits.key_file import KeyFile
@@ -54,7 +55,8 @@ class GatewayLimits:
     """What one gateway takes on.
 
     of_key: what each key may take that the key file says nothing else of. max_queue_tokens: prompt tokens that may wait
-    for one model. worker_wait_s: how long a request waits while its model has no worker. responses: what is kept of
+    for one model. worker_wait_s: how long a request waits while its model has no worker.
+    idempotency_window_s: how long answers to requests with an Idempotency-Key are kept. responses: what is kept of
     them; None: room for a few of the largest bodies of each tenant.
     """
 
@@ -67,6 +69,7 @@ class GatewayLimits:
     of_key: KeyLimits = UNLIMITED
     request_timeout_s: float = 600.0
     worker_wait_s: float = 30.0
+    idempotency_window_s: float = 86400.0
     patience: Patience = Patience()
     responses: StoreLimits | None = None
     files: FileLimits = FileLimits()
@@ -151,6 +154,13 @@ def create_app(
             Middleware(RequestMiddleware, metrics=HttpMetrics(registry), clock=time.monotonic),
             Middleware(AuthMiddleware, keys=keys),
             Middleware(RateLimitMiddleware, rates=rates),
+            Middleware(
+                IdempotencyMiddleware,
+                answers=IdempotentAnswers(limits.idempotency_window_s, time.monotonic),
+                admission=admission,
+                max_body_bytes=limits.max_body_bytes,
+                stall_s=limits.patience.stall_s,
+            ),
         ],
     )
     install_handlers(app)

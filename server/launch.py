@@ -119,6 +119,7 @@ def _create_app(
             max_concurrency=settings.max_concurrency,
         ),
         worker_wait_s=settings.worker_wait,
+        idempotency_window_s=settings.idempotency_window,
         request_timeout_s=settings.request_timeout,
         files=FileLimits(settings.max_file_size, settings.max_storage, settings.max_files),
         batches=BatchLimits(settings.max_batches, settings.max_batch_lines, settings.batch_concurrency),
