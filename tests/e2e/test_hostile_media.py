@@ -44,7 +44,10 @@ WITH_MEDIA: dict[str, tuple[Body, str]] = {
     "/v1/tokenize": (tokenize, "messages.0.content.0.{kind}_url.url"),
 }
 """Path -> the body round a content part, and what errors name as its place."""
-WITHOUT_MEDIA = frozenset({"/v1/completions", "/v1/detokenize"})
+WITHOUT_MEDIA = frozenset(
+    {"/v1/completions", "/v1/detokenize", "/v1/files", "/v1/batches", "/v1/batches/{batch_id}/cancel"}
+)
+"""Lines of batches are requests to the endpoints above, which answer them."""
 
 
 @pytest.fixture(scope="module")
