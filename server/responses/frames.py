@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from schemas import events
-from schemas.errors import GlimpsedError
+from schemas.errors import ErrorCode, GlimpsedError
 from schemas.events import Accepted, Delta, Finished
 from schemas.jobs import ChatJob
 from schemas.openai.answers import TokenLogprob
@@ -34,7 +34,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class ResponseWriter:
-    """Tells of one response. `keep` is given it at its end, whatever the end.
+    """Tells of one response. `keep` is given it at its end, unless the client left before.
 
     response: as it is now; whole once a Finished was written.
     """
@@ -74,7 +74,8 @@ class ResponseWriter:
             error=ResponseError("server_error", error.message),
             output=tuple(self._output),
         )
-        self._keep(self.response)
+        if error.code is not ErrorCode.CANCELLED:
+            self._keep(self.response)
         return self._frame("response.failed", response=self.response)
 
     def keep_alive(self) -> bytes:

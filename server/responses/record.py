@@ -53,6 +53,12 @@ def is_stored(request: ResponsesRequest) -> bool:
     return request.store is not False
 
 
+def size_of_input(given: Sequence[Item], earlier: StoredResponse | None, body_bytes: int) -> int:
+    """What a conversation takes before anything is said: its own items, which came in a body of `body_bytes`, behind
+    the earlier ones."""
+    return body_bytes + sum(map(_size_bytes, given)) + (earlier.size_bytes if earlier else 0)
+
+
 def stored(
     response: Response, given: Sequence[Item], earlier: StoredResponse | None, body_bytes: int
 ) -> StoredResponse:
@@ -61,12 +67,11 @@ def stored(
     given: its own input, which came in a body of `body_bytes`.
     """
     said = [_said(item) for item in response.output]
-    size_bytes = body_bytes + sum(_size_bytes(item) for item in (*given, *said))
     return StoredResponse(
         response=response,
         items=(*(earlier.items if earlier else ()), *given, *said),
         given=[_listed(item) for item in given],
-        size_bytes=size_bytes + (earlier.size_bytes if earlier else 0),
+        size_bytes=size_of_input(given, earlier, body_bytes) + sum(map(_size_bytes, said)),
     )
 
 
@@ -100,9 +105,9 @@ def _listed(item: Item) -> dict[str, Any]:
     if not isinstance(item, FunctionCallOutputItem):
         shown.setdefault("status", "completed")
     for part in shown.get("content", ()):
-        match part["type"]:
-            case "input_image":
-                part.setdefault("detail", "auto")
-            case "output_text":
-                part.setdefault("annotations", [])
+        if part["type"] == "input_image":
+            part.setdefault("detail", "auto")
+        elif part["type"] != "refusal" and shown["role"] == "assistant":
+            part["type"] = "output_text"
+            part.setdefault("annotations", [])
     return shown

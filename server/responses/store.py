@@ -52,7 +52,7 @@ class ResponseStore:
 
     @property
     def max_bytes(self) -> int:
-        """The largest entry that can be kept."""
+        """How large a conversation may be that is to be kept."""
         return min(self._limits.max_bytes, self._limits.all_bytes)
 
     @property
@@ -61,20 +61,19 @@ class ResponseStore:
         return sum(shelf.size_bytes for shelf in self._shelves.values())
 
     def __len__(self) -> int:
-        return sum(len(shelf.entries) for shelf in self._shelves.values())
+        return sum(map(len, self._shelves.values()))
 
     def put(self, tenant: str, entry: StoredResponse) -> None:
-        """Keep a response as the tenant's latest; one above `max_bytes` is not kept."""
-        if entry.size_bytes > self.max_bytes:
-            return
+        """Keep a response as the tenant's latest. It is the last to go, so that one alone may be above the limits."""
         self._drop_old()
         shelf = self._shelves.setdefault(tenant, _Shelf())
         shelf.add(entry, self._clock())
-        while len(shelf.entries) > self._limits.max_responses or shelf.size_bytes > self._limits.max_bytes:
+        limits = self._limits
+        while len(shelf) > max(1, limits.max_responses) or (len(shelf) > 1 and shelf.size_bytes > limits.max_bytes):
             shelf.drop_first()
-        while self.size_bytes > self._limits.all_bytes:
-            max(self._shelves.values(), key=lambda shelf: shelf.size_bytes).drop_first()
-        self._drop_empty()
+        while len(self) > 1 and self.size_bytes > limits.all_bytes:
+            min(self._shelves.values(), key=lambda shelf: shelf.first_used_s).drop_first()
+            self._drop_empty()
 
     def get(self, tenant: str, response_id: str) -> StoredResponse | None:
         """A tenant's response, which counts as used now; None if it is not, or no longer, kept."""
@@ -107,6 +106,13 @@ class _Shelf:
         self.entries: OrderedDict[str, tuple[StoredResponse, float]] = OrderedDict()
         self.size_bytes = 0
 
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def first_used_s(self) -> float:
+        return next(iter(self.entries.values()))[1]
+
     def add(self, entry: StoredResponse, now_s: float) -> None:
         self.entries[entry.response.id] = (entry, now_s)
         self.size_bytes += entry.size_bytes
@@ -129,5 +135,5 @@ class _Shelf:
         self.drop(next(iter(self.entries)))
 
     def drop_before(self, oldest_s: float) -> None:
-        while self.entries and next(iter(self.entries.values()))[1] < oldest_s:
+        while self.entries and self.first_used_s < oldest_s:
             self.drop_first()

@@ -20,7 +20,7 @@ from server.limits.deadline import asked_timeout_s, within
 from server.param_names import ParamNames, WithNames
 from server.responses.frames import ResponseWriter
 from server.responses.pages import page_of, refuse_other_queries
-from server.responses.record import begun, is_stored, stored
+from server.responses.record import begun, is_stored, size_of_input, stored
 from server.responses.store import ResponseStore, StoredResponse
 from server.responses.translate import to_chat
 from server.streaming import ChatStream, Patience, all_events, cancel_on_disconnect
@@ -106,8 +106,7 @@ def _check_fits(
     store: ResponseStore, wanted: ResponsesRequest, earlier: StoredResponse | None, body_bytes: int
 ) -> None:
     """A client that counts on its response being kept must hear that it cannot be."""
-    size_bytes = body_bytes + (earlier.size_bytes if earlier else 0)
-    if is_stored(wanted) and size_bytes > store.max_bytes:
+    if is_stored(wanted) and size_of_input(wanted.input, earlier, body_bytes) > store.max_bytes:
         message = "The conversation is too large to be kept; send it whole, with 'store' false."
         raise RequestError(ErrorCode.INVALID_VALUE, message, "store")
 
