@@ -12,6 +12,7 @@ from workers.models.config import Config
 from workers.prompts.messages import ChatMessage
 from workers.prompts.placeholders import PromptIds
 from workers.tokenizers.base import Tokenizer
+from workers.tools.writers import ToolWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Family(Protocol):
     """Whether the reference drops white space around an answer."""
     min_tokens: int
     """How many tokens an answer has at least where neither the request nor the checkpoint says."""
+    tool_writer: ToolWriter
+    """How the model is told of tools. What it writes goes into the conversation before `build_prompt`."""
 
     def check_options(self, request: MediaOptions) -> None:
         """Raises RequestError when the request names an option of some other family, or a value that makes no sense."""

@@ -20,6 +20,7 @@ from workers.prompts.chat_template import MediaToken, TemplateError, render_temp
 from workers.prompts.messages import ChatMessage, Image, Video
 from workers.prompts.placeholders import MediaSpan, PromptIds, SpanInput
 from workers.tokenizers.base import Run, Tokenizer
+from workers.tools.conversation import pick_writer
 
 _OPTIONS = ("max_dynamic_patch", "min_dynamic_patch", "use_thumbnail", "fast_resize")
 _DEFAULT_NUM_FRAMES = 8
@@ -49,6 +50,7 @@ class GenericFamily:
         """make_clip: None where clips are refused. Raises ModelError when the tokenizer lacks the image token."""
         self.processor = processor
         self.stop_token_ids = stop_token_ids
+        self.tool_writer = pick_writer(tokenizer, has_named_turns=False)
         self._tokenizer = tokenizer
         self._grid_positions = grid_positions
         self._make_clip = make_clip

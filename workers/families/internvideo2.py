@@ -19,6 +19,7 @@ from workers.prompts.internvideo2 import InternVideo2Prompts, Medium, frame_note
 from workers.prompts.messages import ChatMessage, Video
 from workers.prompts.placeholders import MediaSpan, PromptIds, SpanInput
 from workers.tokenizers.wordpiece import WordPieceTokenizer, load_wordpiece
+from workers.tools.conversation import pick_writer
 
 MAX_NUM_FRAMES = 64
 _HD_NAME = re.compile(r"(?<![a-z])hd(?![a-z])", re.IGNORECASE)
@@ -43,6 +44,7 @@ class InternVideo2Family:
         self._wordpiece = _load_vocabulary(checkpoint.folder) if self._is_hd else None
         self._prompts = InternVideo2Prompts(checkpoint.tokenizer, checkpoint.tokens_per_tile)
         self.stop_token_ids = self._prompts.stop_token_ids
+        self.tool_writer = pick_writer(checkpoint.tokenizer, has_named_turns=False)
 
     def check_options(self, request: MediaOptions) -> None:
         """`hd_num`, `padding` and `fix_ratio` are for HD; `instruction` and `use_frame_msg` for both."""

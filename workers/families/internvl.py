@@ -10,6 +10,7 @@ from workers.media.types import ImageOptions, PreparedMedia, VideoOptions
 from workers.prompts.internvl import InternVLPrompts, configured_system_message
 from workers.prompts.messages import ChatMessage
 from workers.prompts.placeholders import PromptIds
+from workers.tools.conversation import pick_writer
 
 DEFAULT_NUM_FRAMES = 8
 """As the model cards sample a clip when nothing else is asked for."""
@@ -36,6 +37,7 @@ class InternVLFamily:
             checkpoint.tokens_per_tile,
         )
         self.stop_token_ids = frozenset(self._prompts.stop_token_ids)
+        self.tool_writer = pick_writer(checkpoint.tokenizer, has_named_turns=True)
 
     def check_options(self, request: MediaOptions) -> None:
         """`image_join: combined` (V1-5's way: all pictures in one span) or `separate` is the family's own option."""

@@ -13,6 +13,7 @@ from workers.models.pvc import Frames, parse_pvc
 from workers.prompts.internvl import InternVLPrompts, configured_system_message
 from workers.prompts.messages import ChatMessage, Video
 from workers.prompts.placeholders import MediaSpan, PromptIds, SpanInput
+from workers.tools.conversation import pick_writer
 
 DEFAULT_NUM_FRAMES = 64
 """The model card's."""
@@ -41,6 +42,7 @@ class PVCFamily:
             checkpoint.tokens_per_tile,
         )
         self.stop_token_ids = frozenset(self._prompts.stop_token_ids)
+        self.tool_writer = pick_writer(checkpoint.tokenizer, has_named_turns=True)
 
     def check_options(self, request: MediaOptions) -> None:
         """`data_flag`, as in the authors' call (1, 2: pictures; 3: a clip), beside InternVL-Chat's own option."""

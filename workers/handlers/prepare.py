@@ -16,6 +16,7 @@ from workers.media.types import PreparedMedia
 from workers.prompts.messages import ChatMessage, Image, Text, Video
 from workers.prompts.placeholders import PromptIds
 from workers.tokenizers.base import Tokenizer
+from workers.tools.conversation import write_tools
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,8 @@ class Prepared:
     video_tokens: int
     cache_salt: bytes
     grid_positions: GridPositions | None = None
+    tool_form: str | None = None
+    """How the model was told to call tools; None where it was offered none."""
 
 
 class Preparer:
@@ -56,11 +59,11 @@ class Preparer:
         if isinstance(job, CompletionJob):
             return await self._prepare_bare(job)
         self._family.check_options(job.media)
-        texts = [p.text for m in job.messages for p in m.parts if isinstance(p, TextPart)]
-        self._check_length(self._least_tokens(texts), job)
+        self._check_length(self._least_tokens(list(_texts(job))), job)
         parts = [part for message in job.messages for part in message.parts if not isinstance(part, TextPart)]
         media = await self._fetch(job, parts)
-        messages = _number_media(job.messages)
+        writer = self._family.tool_writer
+        messages = write_tools(_number_media(job.messages), job.tools, writer)
         prompt = await asyncio.to_thread(
             self._family.build_prompt, messages, media, job.media, job.add_generation_prompt
         )
@@ -75,6 +78,7 @@ class Preparer:
             video_tokens=video_tokens,
             cache_salt=salt,
             grid_positions=_grid_positions(prompt),
+            tool_form=writer.form_name if job.tools else None,
         )
 
     async def _prepare_bare(self, job: CompletionJob) -> Prepared:
@@ -144,8 +148,17 @@ def _number_media(messages: Sequence[Message]) -> list[ChatMessage]:
             else:
                 parts.append(Image(count) if isinstance(part, ImagePart) else Video(count))
                 count += 1
-        numbered.append(ChatMessage(message.role, tuple(parts)))
+        numbered.append(ChatMessage(message.role, tuple(parts), message.tool_calls, message.tool_call_id))
     return numbered
+
+
+def _texts(job: ChatJob) -> Iterator[str]:
+    """All that will be in the prompt."""
+    for message in job.messages:
+        yield from (part.text for part in message.parts if isinstance(part, TextPart))
+        yield from (call.arguments for call in message.tool_calls)
+    for tool in job.tools:
+        yield from (tool.description or "", tool.parameters or "")
 
 
 def _media_inputs(prompt: PromptIds, media: Sequence[PreparedMedia], salt: bytes) -> Iterator[MediaInput]:

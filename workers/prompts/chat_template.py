@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from workers.prompts.messages import ChatMessage, Image, Text
+from workers.prompts.messages import TOOLS_ROLE, ChatMessage, Control, Image, Text
+from workers.prompts.render import SYSTEM_ROLES
 from workers.tokenizers.base import Run
 
 _MARK = re.compile("\ue0f0([0-9]+)\ue0f1")
@@ -42,8 +43,8 @@ def render_template(
 
     media_tokens: kind -> the token by which the template names a medium. Raises TemplateError.
     """
-    texts: list[str] = []
-    conversation = [_message(message, texts) for message in messages]
+    texts: list[Run] = []
+    conversation = [_message(message, texts) for message in _with_tools_told(messages)]
     try:
         rendered = apply(conversation, add_generation_prompt=add_generation_prompt)
     except Exception as error:  # Jinja's errors, and whatever a template does to values that it did not expect
@@ -51,31 +52,44 @@ def render_template(
     return list(_divide(rendered, texts, media_tokens))
 
 
-def _message(message: ChatMessage, texts: list[str]) -> dict[str, Any]:
-    role = "system" if message.role == "developer" else message.role
+def _with_tools_told(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+    """What tells of the tools as the end of the system message, of which templates expect but one."""
+    told: list[ChatMessage] = []
+    for message in messages:
+        if message.role == TOOLS_ROLE and told and told[-1].role in SYSTEM_ROLES:
+            before = told.pop()
+            told.append(ChatMessage(before.role, (*before.parts, Text("\n\n"), *message.parts)))
+        else:
+            told.append(message)
+    return told
+
+
+def _message(message: ChatMessage, texts: list[Run]) -> dict[str, Any]:
+    role = "system" if message.role in SYSTEM_ROLES else message.role
     parts: list[dict[str, str]] = []
     for part in message.parts:
-        if isinstance(part, Text):
-            parts.append({"type": "text", "text": _marked(part.text, texts)})
+        if isinstance(part, Text | Control):
+            parts.append({"type": "text", "text": _marked(part, texts)})
         else:
             parts.append({"type": "image" if isinstance(part, Image) else "video"})
     return {"role": role, "content": parts}
 
 
-def _marked(text: str, texts: list[str]) -> str:
+def _marked(part: Text | Control, texts: list[Run]) -> str:
+    text = part.text
     core = text.strip()
     if not core:
         return text
     head, tail = text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
-    texts.append(core)
+    texts.append(Run(core, isinstance(part, Control)))
     return f"{head}\ue0f0{len(texts) - 1}\ue0f1{tail}"
 
 
-def _divide(rendered: str, texts: Sequence[str], media_tokens: dict[str, str]) -> Iterator[Run | MediaToken]:
+def _divide(rendered: str, texts: Sequence[Run], media_tokens: dict[str, str]) -> Iterator[Run | MediaToken]:
     pieces = _MARK.split(rendered)
     for index, piece in enumerate(pieces):
         if index % 2:
-            yield Run(texts[int(piece)])
+            yield texts[int(piece)]
         elif piece:
             yield from _control(piece, media_tokens)
 

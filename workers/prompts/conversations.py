@@ -1,6 +1,9 @@
 """Conversation formats as data: what stands around the system text and the turns. No code that renders."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from workers.prompts.messages import ENVIRONMENT_ROLE, PLUGIN_ROLE
 
 INTERNVL2_SYSTEM = (
     "你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
@@ -23,7 +26,7 @@ class Turn:
 class Conversation:
     """One format. The prompt is the system turn, the turns of both sides, and an assistant opening to answer at.
 
-    stop: the text of the one token that ends an answer.
+    stop: the text of the one token that ends an answer. others: turns of roles that only this format has.
     """
 
     system: Turn
@@ -31,6 +34,7 @@ class Conversation:
     assistant: Turn
     stop: str
     default_system: str
+    others: Mapping[str, Turn] = field(default_factory=dict)
 
 
 def _chatml(separator: str, default_system: str) -> Conversation:
@@ -40,6 +44,10 @@ def _chatml(separator: str, default_system: str) -> Conversation:
         assistant=Turn("<|im_start|>assistant\n", separator),
         stop="<|im_end|>",
         default_system=default_system,
+        others={
+            PLUGIN_ROLE: Turn("<|im_start|>system name=<|plugin|>\n", separator),
+            ENVIRONMENT_ROLE: Turn("<|im_start|>environment name=<|plugin|>\n", separator),
+        },
     )
 
 

@@ -2,6 +2,15 @@
 
 from dataclasses import dataclass
 
+from schemas.jobs import ToolCall
+
+TOOLS_ROLE = "tools"
+"""Of a message behind the leading system messages that tells of the tools and belongs to them."""
+PLUGIN_ROLE = "plugin"
+"""The same as a turn of its own, in InternLM2's form."""
+ENVIRONMENT_ROLE = "environment"
+"""Of what tools gave back, in InternLM2's form."""
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -24,12 +33,25 @@ class Video:
     index: int
 
 
-Part = Text | Image | Video
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the form of a prompt has in this place, control tokens by their names."""
+
+    text: str
+
+
+Part = Text | Control | Image | Video
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One turn. Roles: system and developer set the rules; assistant answers; any other speaks as the user."""
+    """One turn. Roles: system and developer set the rules; assistant answers; any other speaks as the user, but for
+    those above.
+
+    calls, call_id: see `schemas.jobs.Message`; `workers.tools.conversation` writes them into the parts.
+    """
 
     role: str
     parts: tuple[Part, ...]
+    calls: tuple[ToolCall, ...] = ()
+    call_id: str = ""

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from workers.prompts.conversations import Conversation, Turn
-from workers.prompts.messages import ChatMessage, Image, Part, Text, Video
+from workers.prompts.conversations import Conversation
+from workers.prompts.messages import TOOLS_ROLE, ChatMessage, Control, Image, Part, Text, Video
 from workers.tokenizers.base import Run
 
-SYSTEM_ROLES = frozenset({"system", "developer"})
+SYSTEM_ROLES = frozenset({"system", "developer", TOOLS_ROLE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +31,27 @@ def render(
     """The whole prompt.
 
     system: the system text unless the messages begin with their own. num_frames: per media item (1 for an image).
-    Each message becomes a turn of its own, also where two of one side follow each other; tool results and late system
-    messages speak as the user. Without a generation prompt a last assistant message stays open, to be continued.
+    Each message becomes a turn of its own, also where two of one side follow each other; late system messages and roles
+    that the format does not know speak as the user. Without a generation prompt a last assistant message stays open,
+    to be continued.
     combine_images: all pictures share one span, at the place of the first.
     """
     content = _Content(num_frames, _picture_groups(messages, combine_images))
     num_leading = next((i for i, m in enumerate(messages) if m.role not in SYSTEM_ROLES), len(messages))
-    system_items: list[PromptItem] = [] if num_leading else [Run(system)]
-    for index, message in enumerate(messages[:num_leading]):
+    own_system = [message for message in messages[:num_leading] if message.role != TOOLS_ROLE]
+    system_items: list[PromptItem] = [] if own_system else [Run(system)]
+    for index, message in enumerate(own_system):
         system_items += [Run("\n")] if index else []
         system_items += content.items(message.parts)
+    for message in messages[:num_leading]:
+        if message.role == TOOLS_ROLE:
+            system_items += [Run("\n\n")] if _has_content(system_items) else []
+            system_items += content.items(message.parts)
     items = [Run(conversation.system.opening, True), *system_items, Run(conversation.system.closing, True)]
     turns = messages[num_leading:]
     for index, message in enumerate(turns):
-        is_assistant = message.role == "assistant"
-        turn = conversation.assistant if is_assistant else conversation.user
-        is_open = is_assistant and index == len(turns) - 1 and not add_generation_prompt
-        items += _turn(turn, list(content.items(message.parts)), is_open)
+        is_open = message.role == "assistant" and index == len(turns) - 1 and not add_generation_prompt
+        items += _turn(conversation, message.role, list(content.items(message.parts)), is_open)
     if add_generation_prompt:
         items.append(Run(conversation.assistant.opening, True))
     return items
@@ -59,14 +63,19 @@ def _picture_groups(messages: Sequence[ChatMessage], combine: bool) -> dict[int,
     return {pictures[0]: tuple(pictures)} if combine and pictures else {index: (index,) for index in pictures}
 
 
-def _turn(turn: Turn, content: list[PromptItem], is_open: bool) -> Iterator[PromptItem]:
+def _turn(conversation: Conversation, role: str, content: list[PromptItem], is_open: bool) -> Iterator[PromptItem]:
+    turn = conversation.assistant if role == "assistant" else conversation.others.get(role, conversation.user)
     yield Run(turn.opening, True)
     # The reference renders a turn without text as its bare role.
-    if any(isinstance(item, MediaMark) or item.text for item in content):
+    if _has_content(content) or role in conversation.others:
         yield Run(turn.gap, True)
         yield from content
         if not is_open:
             yield Run(turn.closing, True)
+
+
+def _has_content(items: Sequence[PromptItem]) -> bool:
+    return any(isinstance(item, MediaMark) or item.text for item in items)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,8 @@ class _Content:
         for part in parts:
             if isinstance(part, Text):
                 yield Run(part.text)
+            elif isinstance(part, Control):
+                yield Run(part.text, True)
             elif isinstance(part, Video):
                 for frame in range(self.num_frames[part.index]):
                     yield Run(f"Frame{frame + 1}: ", True)

@@ -3,7 +3,7 @@
 import pytest
 
 from workers.prompts.chat_template import MediaToken, TemplateError, render_template
-from workers.prompts.messages import ChatMessage, Image, Text, Video
+from workers.prompts.messages import ChatMessage, Control, Image, Text, Video
 from workers.tokenizers.base import Run
 
 TOKENS = {"image": "<image>", "video": "<video>"}
@@ -69,3 +69,12 @@ def test_what_a_template_refuses_is_said() -> None:
 
     with pytest.raises(TemplateError, match="roles must alternate"):
         render_template(refuse, [ChatMessage("user", (Text("x"),))], TOKENS, True)
+
+
+def test_tools_are_told_at_the_end_of_the_system_message_with_their_tokens() -> None:
+    tools = ChatMessage("tools", (Control("<tools>"), Text("<image>"), Control("</tools>")))
+    question = ChatMessage("user", (Text("hi"),))
+    told = [Run("<tools>", True), Run("<image>"), Run("</tools>", True)]
+    rules = ChatMessage("system", (Text("be kind"),))
+    assert rendered(rules, tools, question)[:5] == [Run("[system]", True), Run("be kind"), *told]
+    assert rendered(tools, question)[:4] == [Run("[system]", True), *told]
