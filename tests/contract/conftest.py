@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,14 +12,21 @@ import pytest
 from schemas.control import Cancel, Drain
 from schemas.events import Event
 from schemas.jobs import Job
-from server.transport.base import JobLost
+from server.transport.base import JobLost, JobQueue
+from server.transport.redis_streams import RedisQueue
 from server.transport.zeromq import ZeroMQQueue
 from tests.fakes.messages import hello
+from tests.fakes.redis_server import BINARY, RedisServer, redis_server
 from workers.transport.base import JobSource
+from workers.transport.redis_streams import RedisSource
 from workers.transport.zeromq import ZeroMQSource
 
-LEASE_S = 0.4
+LOCAL_LEASE_S = 0.4
+REDIS_LEASE_S = 1.5
+"""Keys in Redis end by its clock: a machine that stands still for so long loses them, and the test."""
 PATIENCE_S = 5.0
+MAX_QUEUE = 3
+NO_REDIS = "there is no redis-server and no valkey-server on this machine"
 
 T = TypeVar("T")
 
@@ -37,16 +44,18 @@ class Inbox:
         return [await self.next() for _ in range(count)]
 
 
-class LocalTransport:
-    """ZeroMQ over an ipc socket in a folder of its own."""
+class Transport:
+    """A gateway's end and as many workers' ends as a test wants."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "queue" / "socket"
+    def __init__(self) -> None:
         self._stack = contextlib.AsyncExitStack()
-        self.queue = self._new_queue()
+        self.queue = self.new_queue()
 
-    def _new_queue(self) -> ZeroMQQueue:
-        return ZeroMQQueue(self._path, max_queue=3, lease_s=LEASE_S)
+    def new_queue(self) -> JobQueue:
+        raise NotImplementedError
+
+    def new_source(self) -> JobSource:
+        raise NotImplementedError
 
     async def start(self) -> None:
         await self.queue.start()
@@ -57,17 +66,20 @@ class LocalTransport:
 
     async def worker(self, worker_id: str, credits: int = 4, pid: int = 1) -> tuple[JobSource, Inbox]:
         """A worker that has said Hello and claimed."""
-        source = ZeroMQSource(f"ipc://{self._path}")
+        source = self.new_source()
         await source.start(hello(worker_id, pid=pid))
         self._stack.push_async_callback(source.close)
         await source.claim(credits)
         await self.until(lambda: any(worker.worker_id == worker_id for worker in self.queue.workers()))
         return source, Inbox(source.messages())
 
+    async def until_looking(self, num_workers: int) -> None:
+        """Until so many workers are waiting for the next job, where they fetch it themselves."""
+
     async def restart_gateway(self) -> None:
         """The gateway's end goes away, with all it knew, and comes back."""
         await self.queue.close()
-        self.queue = self._new_queue()
+        self.queue = self.new_queue()
         await self.queue.start()
 
     async def until(self, condition) -> None:
@@ -79,17 +91,70 @@ class LocalTransport:
         await self._stack.aclose()
 
 
+class LocalTransport(Transport):
+    """ZeroMQ over an ipc socket in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "queue" / "socket"
+        super().__init__()
+
+    def new_queue(self) -> ZeroMQQueue:
+        return ZeroMQQueue(self._path, max_queue=MAX_QUEUE, lease_s=LOCAL_LEASE_S)
+
+    def new_source(self) -> ZeroMQSource:
+        return ZeroMQSource(f"ipc://{self._path}")
+
+
+class RedisTransport(Transport):
+    """Redis Streams on a real server, which holds nothing else."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.server = server
+        super().__init__()
+
+    def new_queue(self) -> RedisQueue:
+        return RedisQueue(self.server.url, max_queue=MAX_QUEUE, lease_s=REDIS_LEASE_S)
+
+    def new_source(self) -> RedisSource:
+        return RedisSource(self.server.url, lease_s=REDIS_LEASE_S)
+
+    async def until_looking(self, num_workers: int) -> None:
+        with contextlib.closing(self.server.client()) as client:
+            await self.until(lambda: num_workers == sum(_is_looking(entry) for entry in client.client_list()))
+
+
+def _is_looking(client: dict[str, str]) -> bool:
+    return client["cmd"] == "xreadgroup" and "b" in client["flags"]
+
+
+@pytest.fixture(scope="session")
+def _redis() -> Iterator[RedisServer]:
+    with redis_server() as server:
+        yield server
+
+
 @pytest.fixture
-async def transport() -> AsyncIterator[LocalTransport]:
+def redis(_redis: RedisServer) -> RedisServer:
+    """A server without a key."""
+    with contextlib.closing(_redis.client()) as client:
+        client.flushall()
+    return _redis
+
+
+@pytest.fixture(
+    params=["local", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.skipif(not BINARY, reason=NO_REDIS)])]
+)
+async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
     with tempfile.TemporaryDirectory(prefix="gl") as folder:
-        transport = LocalTransport(Path(folder))
+        is_local = request.param == "local"
+        transport = LocalTransport(Path(folder)) if is_local else RedisTransport(request.getfixturevalue("redis"))
         await transport.start()
         yield transport
         await transport.close()
 
 
 @pytest.fixture
-def gateway(transport: LocalTransport) -> Inbox:
+def gateway(transport: Transport) -> Inbox:
     """What the gateway receives."""
     return Inbox(transport.queue.messages())
 

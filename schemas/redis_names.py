@@ -1,0 +1,69 @@
+"""What both ends of a Redis queue go by: the names of keys, the fields of stream entries, times to live.
+
+| key | type | who writes | for how long |
+|---|---|---|---|
+| glimpsed:gateways | set of gateway ids | gateways | a lease behind the last gateway |
+| glimpsed:gateway:ID | stream: a gateway's mailbox | workers | a lease behind its gateway |
+| glimpsed:worker:ID | stream: a worker's mailbox | gateways | a lease behind its worker |
+| glimpsed:{MODEL}:jobs:LINE | stream of pointers to jobs, a group | gateways | a job's time, or a minute |
+| glimpsed:{MODEL}:job:ID:EPOCH | the job itself | its gateway | until taken, cancelled or overdue |
+
+A pointer says that somebody should take a job; who gets the job itself (read and deleted in one step) has it, so that
+no pointer that is read twice starts a job twice. A mailbox exists as long as its owner renews it, and only its owner
+creates it: whoever finds it missing knows that the owner is gone.
+"""
+
+from urllib.parse import urlsplit
+
+SCHEMES = ("redis", "rediss")
+GATEWAYS = "glimpsed:gateways"
+GROUP = "workers"
+CONSUMER = "worker"
+"""One name for all: a pointer that was read and not followed is anybody's after a lease, whoever read it."""
+
+LINES = ("resumed", "high", "normal", "low")
+"""A model's lines of waiting jobs, the first one first; first come, first served within each."""
+LINE_TTL_S = 60.0
+"""A line nobody uses ends by itself: a worker renews it with each heartbeat, a job for as long as it may wait."""
+
+MAX_MAILBOX_ENTRIES = 65536
+"""A bound only: owners trim what they have read several times a second."""
+
+# Fields of a pointer.
+GATEWAY, JOB, EPOCH = b"gateway", b"job", b"epoch"
+# Fields of an entry in a gateway's mailbox: from whom, its Hello where it may be needed, then numbered messages.
+WORKER, HELLO = b"worker", b"hello"
+# Field of an entry in a worker's mailbox, beside EPOCH: an order, void for a job of a later epoch.
+ORDER = b"order"
+
+
+def is_redis(url: str) -> bool:
+    """Whether a --queue value names a Redis server."""
+    return urlsplit(url).scheme in SCHEMES
+
+
+def gateway_mailbox(gateway_id: str) -> str:
+    """The stream that workers write a gateway's events to."""
+    return f"glimpsed:gateway:{gateway_id}"
+
+
+def worker_mailbox(worker_id: str) -> str:
+    """The stream that gateways write a worker's orders to."""
+    return f"glimpsed:worker:{worker_id}"
+
+
+def lines_of(model: str) -> list[str]:
+    """The streams of a model's pointers, the first one first."""
+    return [f"glimpsed:{{{model}}}:jobs:{line}" for line in LINES]
+
+
+def line_for(model: str, priority: int, *, is_resumed: bool) -> str:
+    """The stream for a job: smaller priority values go first, resumed jobs before all others."""
+    if is_resumed:
+        return lines_of(model)[0]
+    return lines_of(model)[1 if priority < 0 else 2 if priority == 0 else 3]
+
+
+def job_key(model: str, job_id: str, epoch: int) -> str:
+    """Where a job lies until it is taken."""
+    return f"glimpsed:{{{model}}}:job:{job_id}:{epoch}"

@@ -1,0 +1,116 @@
+"""The lines of waiting jobs in Redis as a gateway uses them: put a job in, take it back, see whether it is still there.
+
+All gateways share the lines; schemas.redis_names says how they lie there.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from schemas import redis_names as names
+from schemas.jobs import Job
+from schemas.wire import encode
+
+SUBMIT = """
+-- KEYS: the model's lines, the job's line, the job. ARGV: most that may wait (-1: any), ms to live, the job's bytes,
+-- gateway, job id, epoch. Returns how many wait, and the pointer's id unless it was refused.
+local waiting = 0
+for i = 1, #KEYS - 2 do
+  waiting = waiting + redis.call('XLEN', KEYS[i])
+end
+local most, line, job = tonumber(ARGV[1]), KEYS[#KEYS - 1], KEYS[#KEYS]
+if most >= 0 and waiting >= most then
+  return {waiting}
+end
+redis.call('SET', job, ARGV[3], 'PX', ARGV[2])
+local pointer = redis.call('XADD', line, '*', 'gateway', ARGV[4], 'job', ARGV[5], 'epoch', ARGV[6])
+if redis.call('PTTL', line) < tonumber(ARGV[2]) then
+  redis.call('PEXPIRE', line, ARGV[2])
+end
+return {waiting + 1, pointer}
+"""
+
+MISSING = """
+-- KEYS: line and job, for each. ARGV: pointer, for each. Returns the places (from 1) of those that are not there whole.
+local missing = {}
+for i = 1, #ARGV do
+  local there = redis.call('EXISTS', KEYS[2 * i]) == 1 and ARGV[i] ~= ''
+  if not there or #redis.call('XRANGE', KEYS[2 * i - 1], ARGV[i], ARGV[i]) == 0 then
+    missing[#missing + 1] = i
+  end
+end
+return missing
+"""
+
+NO_LIMIT = -1
+MIN_TTL_S = 1.0
+
+
+@dataclass(slots=True)
+class WaitingJob:
+    """A job that no worker is known to have taken. pointer: its place in the line, once Redis has said it."""
+
+    model: str
+    epoch: int
+    line: str
+    key: str
+    pointer: bytes | None = None
+    was_missing: bool = False
+
+
+def waiting_job(job: Job, *, is_resumed: bool) -> WaitingJob:
+    """Where a job is going to lie."""
+    line = names.line_for(job.model, job.priority, is_resumed=is_resumed)
+    return WaitingJob(job.model, job.epoch, line, names.job_key(job.model, job.job_id, job.epoch))
+
+
+class Lines:
+    """All models' lines. `gateway_id`: who waits for what is put in here."""
+
+    def __init__(self, client: Redis, gateway_id: str) -> None:
+        self._client = client
+        self._gateway_id = gateway_id
+        self._submit = client.register_script(SUBMIT)
+        self._missing = client.register_script(MISSING)
+
+    async def put(self, job: Job, waiting: WaitingJob, most: int) -> int:
+        """Put a job in its line, unless `most` jobs wait for its model already: then it has no pointer afterwards.
+        Returns how many wait."""
+        ttl_ms = int(1000 * max(MIN_TTL_S, job.timeout_s))
+        answer = await self._submit(
+            keys=[*names.lines_of(job.model), waiting.line, waiting.key],
+            args=[most, ttl_ms, encode(job), self._gateway_id, job.job_id, job.epoch],
+        )
+        if len(answer) > 1:
+            waiting.pointer = answer[1]
+        return int(answer[0])
+
+    async def withdraw(self, jobs: Collection[WaitingJob]) -> None:
+        """Take jobs back; one that was taken meanwhile is with its worker all the same."""
+        async with self._client.pipeline(transaction=False) as pipe:
+            for waiting in jobs:
+                pipe.delete(waiting.key)
+                if waiting.pointer is not None:
+                    pipe.xdel(waiting.line, waiting.pointer)
+            await pipe.execute()
+
+    async def missing(self, jobs: Sequence[WaitingJob]) -> set[int]:
+        """The places, from 0, of the jobs that do not lie in Redis."""
+        if not jobs:
+            return set()
+        keys = [key for waiting in jobs for key in (waiting.line, waiting.key)]
+        places = await self._missing(keys=keys, args=[waiting.pointer or b"" for waiting in jobs])
+        return {int(place) - 1 for place in places}
+
+    async def depths(self, models: Collection[str]) -> dict[str, int]:
+        """How many jobs of all gateways wait for each model."""
+        lines = [(model, line) for model in models for line in names.lines_of(model)]
+        async with self._client.pipeline(transaction=False) as pipe:
+            for _, line in lines:
+                pipe.xlen(line)
+            lengths = await pipe.execute()
+        depths = dict.fromkeys(models, 0)
+        for (model, _), length in zip(lines, lengths, strict=True):
+            depths[model] += length
+        return depths
