@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import httpx
 from openai import OpenAI
@@ -54,11 +54,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def serve(arguments: Sequence[str], env: dict[str, str] | None = None) -> Iterator[Daemon]:
-    """Start `glimpsed serve` with these arguments; stop it at the end, whatever happened."""
+def serve(
+    arguments: Sequence[str], env: dict[str, str] | None = None, log: IO[bytes] | None = None
+) -> Iterator[Daemon]:
+    """Start `glimpsed serve` with these arguments; stop it at the end, whatever happened. log: for its stderr."""
     port = free_port()
     command = [sys.executable, "-m", "server.cli", "serve", *arguments, "--port", str(port)]
-    process = subprocess.Popen(command, env={**os.environ, **(env or {})})
+    process = subprocess.Popen(command, env={**os.environ, **(env or {})}, stderr=log)
     daemon = Daemon(process, f"http://127.0.0.1:{port}")
     try:
         wait_until_ready(daemon)
