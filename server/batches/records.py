@@ -259,7 +259,7 @@ def make_room(db: sqlite3.Connection, tenant: str, max_batches: int) -> bool:
         "DELETE FROM batches WHERE id IN (SELECT id FROM batches WHERE tenant = ?"
         f" AND status IN ({_marks(ENDED)}) ORDER BY id LIMIT ?)"
     )
-    return db.execute(sql, (tenant, *ENDED, num_excess)).rowcount == num_excess
+    return bool(db.execute(sql, (tenant, *ENDED, num_excess)).rowcount == num_excess)
 
 
 def _marks(values: Sequence[str]) -> str:

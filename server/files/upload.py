@@ -4,7 +4,8 @@ The file's name is a label and never a path. Fields may stand before or after th
 """
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -15,6 +16,9 @@ from schemas.openai.files import DAY_S, UploadFields, number_in
 from schemas.openai.strict import printable, validate
 from server.files.draft import Draft
 from server.files.store import FileRecord, FileStore, too_large
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 DEFAULT_LIFETIME_S = 30 * DAY_S
 MAX_FIELD_BYTES = 256
@@ -89,7 +93,7 @@ class UploadForm:
             raise RequestError(ErrorCode.MISSING_PARAMETER, "Missing required parameter: 'file'.", "file")
         return _CONTROL.sub("", self._filename)[:MAX_FILENAME_CHARS]
 
-    def _callbacks(self) -> dict[str, Callable[..., None]]:
+    def _callbacks(self) -> "MultipartCallbacks":
         return {
             "on_part_begin": self._begin_part,
             "on_header_begin": self._begin_header,
