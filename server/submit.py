@@ -1,11 +1,11 @@
 """A wire request becomes a job. Pure but for the draw of ids and seeds; each refusal names its field."""
 
 import secrets
+from collections.abc import Sequence
 
 from schemas.control import ModelCard
 from schemas.errors import ErrorCode, RequestError
-from schemas.jobs import ChatJob, CompletionJob, ImagePart, Message, Part, TextPart, VideoPart
-from schemas.openai import content
+from schemas.jobs import ChatJob, CompletionJob, Message, Tool, ToolChoice
 from schemas.openai.chat import ChatCompletionRequest
 from schemas.openai.completion import (
     DEFAULT_MAX_TOKENS,
@@ -15,9 +15,12 @@ from schemas.openai.completion import (
     prompts_of,
     token_ids,
 )
+from schemas.openai.content import ChatMessage
 from schemas.openai.generation import GenerationRequest
 from schemas.openai.media import media_options
+from schemas.openai.tools import FunctionTool, job_tool_choice, job_tools
 from schemas.sampling import SamplingParams
+from server.messages import check_media, job_messages, num_chars
 
 MAX_BYTES_PER_TOKEN = 256
 """No vocabulary has longer tokens, so that text of more bytes than this times the context cannot fit: it is refused
@@ -41,15 +44,16 @@ class JobMaker:
 
     def chat_job(self, request: ChatCompletionRequest, tenant: str, card: ModelCard | None) -> ChatJob:
         """The job of a request. `card` is None while the model's first worker is yet to come. Raises RequestError."""
-        messages = tuple(_message(at, message) for at, message in enumerate(request.messages))
-        self._check_media(messages)
-        if card is not None:
-            _check_length(_num_chars(messages), card.max_model_len, "messages")
+        tools = request.tools or []
+        choice = job_tool_choice(request.tool_choice, request.parallel_tool_calls, tools)
+        messages, offered = self._prompt(request.messages, tools, card)
         return ChatJob(
             job_id=new_job_id(),
             model=request.model,
             messages=messages,
             sampling=chat_sampling(request),
+            tools=offered if choice else (),
+            tool_choice=choice or ToolChoice(),
             media=media_options(request.mm_processor_kwargs, request.media_io_kwargs),
             n=request.n or 1,
             priority=self._priority_of(request),
@@ -104,15 +108,13 @@ class JobMaker:
                 return_token_texts=return_token_texts,
                 timeout_s=self._timeout_s,
             )
-        messages = tuple(_message(at, message) for at, message in enumerate(request.messages or ()))
-        self._check_media(messages)
-        if card is not None:
-            _check_length(_num_chars(messages), card.max_model_len, "messages")
+        messages, tools = self._prompt(request.messages or (), request.tools or (), card)
         return ChatJob(
             job_id=new_job_id(),
             model=request.model,
             messages=messages,
             sampling=SamplingParams(seed=0),
+            tools=tools,
             media=media_options(request.mm_processor_kwargs, request.media_io_kwargs),
             n=0,
             tenant=tenant,
@@ -138,16 +140,15 @@ class JobMaker:
     def _priority_of(self, request: GenerationRequest) -> int:
         return (request.priority or 0) if self._priority is None else self._priority
 
-    def _check_media(self, messages: tuple[Message, ...]) -> None:
-        parts = [part for message in messages for part in message.parts]
-        images = [part for part in parts if isinstance(part, ImagePart)]
-        videos = [part for part in parts if isinstance(part, VideoPart)]
-        if len(images) > self._max_images:
-            excess = images[self._max_images].param
-            raise RequestError(ErrorCode.TOO_MANY_IMAGES, f"At most {self._max_images} images are accepted.", excess)
-        if len(videos) > self._max_videos:
-            excess = videos[self._max_videos].param
-            raise RequestError(ErrorCode.TOO_MANY_VIDEOS, f"At most {self._max_videos} videos are accepted.", excess)
+    def _prompt(
+        self, messages: Sequence[ChatMessage], tools: Sequence[FunctionTool], card: ModelCard | None
+    ) -> tuple[tuple[Message, ...], tuple[Tool, ...]]:
+        """What a chat's prompt is made of, within the limits. Raises RequestError."""
+        found, offered = job_messages(messages), job_tools(tools)
+        check_media(found, self._max_images, self._max_videos)
+        if card is not None:
+            _check_length(num_chars(found, offered), card.max_model_len, "messages")
+        return found, offered
 
 
 def chat_sampling(request: ChatCompletionRequest) -> SamplingParams:
@@ -187,53 +188,6 @@ def _sampling(
         logprobs=logprobs,
         top_logprobs=top_logprobs or 0,
     )
-
-
-def _message(at: int, message: content.ChatMessage) -> Message:
-    param = f"messages.{at}"
-    _refuse_tools(param, message)
-    if message.content is None:
-        if message.role != "assistant":
-            raise RequestError(
-                ErrorCode.MISSING_PARAMETER, f"Missing required parameter: '{param}.content'.", f"{param}.content"
-            )
-        return Message(role=message.role, parts=())
-    parts = tuple(_part(f"{param}.content.{index}", part) for index, part in enumerate(message.content))
-    if message.role != "user":
-        medium = next((part for part in parts if not isinstance(part, TextPart)), None)
-        if medium is not None:
-            raise RequestError(
-                ErrorCode.INVALID_VALUE, "Only messages of the role 'user' may carry images or videos.", medium.param
-            )
-    elif all(isinstance(part, TextPart) and not part.text for part in parts):
-        raise RequestError(ErrorCode.INVALID_VALUE, f"'{param}.content' is empty.", f"{param}.content")
-    return Message(role=message.role, parts=parts)
-
-
-def _refuse_tools(param: str, message: content.ChatMessage) -> None:
-    for name in ("tool_calls", "function_call", "audio"):
-        if getattr(message, name):
-            path = f"{param}.{name}"
-            raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, f"Unsupported parameter: '{path}'.", path)
-    if message.role == "tool":
-        reason = "a tool message answers a tool call, and no message before it makes one"
-        raise RequestError(ErrorCode.INVALID_VALUE, f"Invalid value for '{param}.role': {reason}.", f"{param}.role")
-
-
-def _part(param: str, part: content.ContentPart) -> Part:
-    match part:
-        case content.TextPart():
-            return TextPart(text=part.text)
-        case content.ImagePart():
-            return ImagePart(
-                url=part.image_url.url, param=f"{param}.image_url.url", detail=part.image_url.detail or "auto"
-            )
-        case content.VideoPart():
-            return VideoPart(url=part.video_url.url, param=f"{param}.video_url.url")
-
-
-def _num_chars(messages: tuple[Message, ...]) -> int:
-    return sum(len(part.text) for message in messages for part in message.parts if isinstance(part, TextPart))
 
 
 def _check_length(num_chars: int, max_model_len: int, param: str) -> None:

@@ -51,6 +51,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 """Parameter -> the values that ask for nothing."""
 
+SUCCESSORS = {"function_call": "tool_choice", "functions": "tools"}
+"""Parameter -> the one by which OpenAI has replaced it."""
+
 
 def without_unsupported(
     body: Mapping[str, Any], honoured: Set[str] = frozenset(), table: Mapping[str, tuple[Any, ...]] = UNSUPPORTED
@@ -63,7 +66,8 @@ def without_unsupported(
     unsupported = table.keys() - honoured
     for name in body.keys() & unsupported:
         if not _asks_for_nothing(body[name], table[name]):
-            raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, f"Unsupported parameter: '{name}'.", name)
+            advice = f" Use '{SUCCESSORS[name]}' instead." if name in SUCCESSORS else ""
+            raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, f"Unsupported parameter: '{name}'.{advice}", name)
     return {name: value for name, value in body.items() if name not in unsupported}
 
 

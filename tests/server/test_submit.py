@@ -128,8 +128,8 @@ def test_media_options_that_make_no_sense_are_refused(parameters: dict[str, Any]
         ([{"role": "tool", "content": "4", "tool_call_id": "x"}], "messages.0.role", "invalid_value"),
         (
             [{"role": "assistant", "content": None, "tool_calls": [{"id": "x"}]}],
-            "messages.0.tool_calls",
-            "unsupported_parameter",
+            "messages.0.tool_calls.0.type",
+            "missing_required_parameter",
         ),
         ([{"role": "user", "content": [IMAGE] * 3}], "messages.0.content.2.image_url.url", "too_many_images"),
         (
