@@ -10,10 +10,12 @@ class Grammar(msgspec.Struct, frozen=True):
 
     source: a JSON schema, a regular expression or a Lark grammar; a JSON list of strings for "choice"; empty for
     "json_object". The gateway has checked its size, not its meaning: a worker compiles it and may refuse it.
+    param: its path in the client's body, for errors.
     """
 
     kind: Literal["json_object", "json_schema", "regex", "choice", "lark"]
     source: str = ""
+    param: str = ""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.openai.strict import StrictModel
+from schemas.openai.structured import StructuredRequest
 
 MAX_CHOICES = 8
 INT32_MAX = 2**31 - 1
@@ -30,7 +31,7 @@ class StreamOptions(StrictModel):
     include_obfuscation: bool | None = None
 
 
-class GenerationRequest(StrictModel):
+class GenerationRequest(StructuredRequest):
     """Null always means: as if absent."""
 
     model: Annotated[str, Field(min_length=1)]

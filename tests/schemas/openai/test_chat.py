@@ -172,7 +172,6 @@ def test_a_wrong_content_part_is_refused_by_its_path(content: Any, param: str, c
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("response_format", {"type": "json_object"}),
         ("audio", {"voice": "x"}),
         ("functions", [{}]),
         ("prediction", {"type": "content"}),
@@ -189,7 +188,6 @@ def test_a_wrong_content_part_is_refused_by_its_path(content: Any, param: str, c
         ("bad_words", ["x"]),
         ("mm_hashes", ["x"]),
         ("multi_modal_uuids", {"image": ["x"]}),
-        ("guided_regex", "(a+)+b"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(name: str, value: Any) -> None:
