@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, dataclass
 
-from schemas.errors import EngineError
 from workers.engine.engine import Engine, SequenceFailed, TokenOutput
 from workers.engine.sequence import Sequence
 from workers.handlers.base import FatalError
@@ -53,8 +52,8 @@ class NativeBackend:
     async def generate(self, seq: Sequence) -> AsyncGenerator[list[TokenOutput], None]:
         """Run a sequence; yields what is new, several tokens together when the reader was slower than the engine.
 
-        Leaving the iterator early aborts the sequence before the engine's next step. Raises EngineError when the
-        sequence, and it alone, failed.
+        Leaving the iterator early aborts the sequence before the engine's next step. Raises GlimpsedError when
+        the sequence, and it alone, failed.
         """
         stream: asyncio.Queue[TokenOutput | SequenceFailed] = asyncio.Queue()
         self._streams[seq.request_id] = stream
@@ -72,7 +71,7 @@ class NativeBackend:
                     yield outputs
                 if failures:
                     log.warning("%s failed: %s", seq.request_id, failures[0].reason)
-                    raise EngineError("The model could not process this request's media.")
+                    raise failures[0].error
         finally:
             del self._streams[seq.request_id]
             if not is_finished:

@@ -5,9 +5,9 @@ a worker that replays a sequence emits the same text. One exception: with specia
 space that belongs to a special token in front of the text before it; here it stands directly before the token.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
-from workers.tokenizers.base import Tokenizer, TokenKind
+from workers.tokenizers.base import DecodeRules, Tokenizer, TokenKind
 from workers.tokenizers.cleanup import CleanUpStream
 from workers.tokenizers.utf8 import Utf8Stream
 
@@ -15,10 +15,18 @@ from workers.tokenizers.utf8 import Utf8Stream
 class Detokenizer:
     """The text of one sequence. Work per token does not grow with the sequence."""
 
-    def __init__(self, tokenizer: Tokenizer, skip_special_tokens: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        skip_special_tokens: bool,
+        is_verbatim: bool = False,
+        shown_ids: Set[int] = frozenset(),
+    ) -> None:
+        """is_verbatim: the tokens' bytes as they are, without the spaces and the clean-up of the family's decoding.
+        shown_ids: special tokens that are not skipped."""
         self._tokenizer = tokenizer
-        self._rules = tokenizer.decode_rules
-        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        self._rules = DecodeRules() if is_verbatim else tokenizer.decode_rules
+        self._skipped = tokenizer.special_ids - shown_ids if skip_special_tokens else frozenset()
         self._bytes = Utf8Stream(self._rules.replaces_each_byte)
         self._chunk_clean_up = CleanUpStream() if self._rules.cleans_chunks else None
         self._clean_up = CleanUpStream() if self._rules.cleans_text else None

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+from schemas.errors import EngineError, GlimpsedError
+from workers.engine.batch import packing_order
 from workers.engine.block_manager import BlockManager
 from workers.engine.plan import StepPlan
 from workers.engine.runner import EncodingFailed, Runner
 from workers.engine.sampler import Choice, Logprobs, Row, sample
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Sequence, Status
+from workers.grammar.masks import MaskFiller, MaskJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +25,11 @@ class TokenOutput:
 
 @dataclass(frozen=True, slots=True)
 class SequenceFailed:
-    """A sequence ended by an error of its own; its pages are free."""
+    """A sequence ended by an error of its own; its pages are free. reason: for the log. error: for the client."""
 
     request_id: str
     reason: str
+    error: GlimpsedError
 
 
 @dataclass(slots=True)
@@ -49,6 +53,7 @@ class Engine:
         self.block_manager = block_manager
         self.counters = Counters()
         self._runner = runner
+        self._masks = MaskFiller()
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence. Raises ValueError when it could never fit into the K/V pool (ask `scheduler.fits`)."""
@@ -65,17 +70,21 @@ class Engine:
         is the device's or ours: the engine is not to be used again.
         """
         plan = self.scheduler.schedule()
+        # They depend on earlier tokens alone: they are filled while the model computes.
+        pending = self._masks.start(_mask_jobs(plan))
         try:
             result = self._runner.execute(plan)
         except EncodingFailed as error:
             self.scheduler.discard(plan)
             return self._fail(plan, error)
+        finally:
+            masks = pending.wait() if pending else None
         if result is None:
             self.scheduler.update(plan, {})
             return []
         logits, batch = result
         rows = [Row(seq.sampling, seq.token_ids, seq.num_prompt_tokens) for seq in batch.sample_seqs]
-        choices = sample(logits, rows) if rows else []
+        choices = sample(logits, rows, masks) if rows else []
         sampled = list(zip(batch.sample_seqs, choices, strict=True))
         self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in sampled})
         self._count(plan, len(sampled))
@@ -86,11 +95,19 @@ class Engine:
         failed = [chunk.seq for chunk in plan.chunks if any(item.key == error.key for item in chunk.seq.media)]
         for seq in failed:
             self.scheduler.finish(seq, Status.FINISHED_ERROR)
-        return [SequenceFailed(seq.request_id, str(error)) for seq in failed]
+        shown = EngineError("The model could not process this request's media.")
+        return [SequenceFailed(seq.request_id, str(error), shown) for seq in failed]
 
-    def _account(self, seq: Sequence, choice: Choice) -> TokenOutput:
-        """End the sequence where its new token says so."""
-        if choice.token_id in seq.sampling.stop_token_ids and seq.num_output_tokens > seq.sampling.min_tokens:
+    def _account(self, seq: Sequence, choice: Choice) -> TokenOutput | SequenceFailed:
+        """End the sequence where its new token says so, or where its grammar cannot go on."""
+        try:
+            is_whole = seq.grammar is not None and seq.grammar.advance(choice.token_id)
+        except GlimpsedError as error:
+            self.scheduler.finish(seq, Status.FINISHED_ERROR)
+            return SequenceFailed(seq.request_id, error.message, error)
+        if is_whole:
+            self.scheduler.finish(seq, Status.FINISHED_STOP)
+        elif choice.token_id in seq.sampling.stop_token_ids and seq.num_output_tokens > seq.sampling.min_tokens:
             self.scheduler.finish(seq, Status.FINISHED_STOP)
         elif seq.is_at_limit:
             self.scheduler.finish(seq, Status.FINISHED_LENGTH)
@@ -108,3 +125,14 @@ class Engine:
                 done.prefill_tokens += chunk.length
             if chunk.samples and chunk.seq.num_output_tokens == 1:
                 done.cached_tokens += chunk.seq.num_cached_tokens
+
+
+def _mask_jobs(plan: StepPlan) -> list[MaskJob]:
+    """The masks that a step needs; stop ids are not to be chosen before `min_tokens` are out."""
+    jobs: list[MaskJob] = []
+    decodes, prefills = packing_order(plan.chunks)
+    for row, seq in enumerate(chunk.seq for chunk in (*decodes, *prefills) if chunk.samples):
+        if seq.grammar is not None:
+            is_short = seq.num_output_tokens < seq.sampling.min_tokens
+            jobs.append(MaskJob(row, seq.grammar, seq.sampling.stop_token_ids if is_short else ()))
+    return jobs

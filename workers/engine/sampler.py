@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workers.engine.sampling import Sampling, uniform
+from workers.grammar.masks import TokenMasks
 
 
 class NonFiniteLogits(Exception):
@@ -54,9 +55,10 @@ class Choice:
     logprobs: Logprobs | None
 
 
-def sample(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
-    """Choose one token for each row of logits, float32 [R, V]. Raises NonFiniteLogits."""
-    edited = _edit(logits, rows)
+def sample(logits: Tensor, rows: Sequence[Row], masks: TokenMasks | None = None) -> list[Choice]:
+    """Choose one token for each row of logits, float32 [R, V], among those that its mask allows, if it has one.
+    Raises NonFiniteLogits."""
+    edited = _edit(logits, rows, masks)
     best, token_ids = edited.max(dim=-1)
     if not bool(torch.isfinite(best).all()):
         raise NonFiniteLogits(f"logits of {logits.shape[0]} rows hold values that are not finite")
@@ -68,9 +70,11 @@ def sample(logits: Tensor, rows: Sequence[Row]) -> list[Choice]:
     return [Choice(token_id, logprobs.get(i)) for i, token_id in enumerate(chosen)]
 
 
-def _edit(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    """Apply penalties, bias and bans; the input stays as it is. Penalties look at generated tokens only, as the
-    InternVL reference does (it generates from embeddings and never sees prompt ids)."""
+def _edit(logits: Tensor, rows: Sequence[Row], masks: TokenMasks | None) -> Tensor:
+    """Apply penalties, bias, bans and masks; the input stays as it is. Penalties look at generated tokens only, as the
+    InternVL reference does (it generates from embeddings and never sees prompt ids). Bans of rows with a mask are part
+    of it."""
+    masked = frozenset(masks.rows if masks else ())
     penalised: list[tuple[int, int, float, float]] = []
     biased: list[tuple[int, int, float]] = []
     for i, row in enumerate(rows):
@@ -80,9 +84,9 @@ def _edit(logits: Tensor, rows: Sequence[Row]) -> Tensor:
                 amount = how.frequency_penalty * count + how.presence_penalty
                 penalised.append((i, token_id, how.repetition_penalty, amount))
         biased += [(i, token_id, bias) for token_id, bias in how.logit_bias.items()]
-        if row.num_outputs < how.min_tokens:
+        if row.num_outputs < how.min_tokens and i not in masked:
             biased += [(i, token_id, float("-inf")) for token_id in how.stop_token_ids]
-    if not penalised and not biased:
+    if not penalised and not biased and masks is None:
         return logits
     logits = logits.clone()
     if penalised:
@@ -93,7 +97,18 @@ def _edit(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     if biased:
         row_ids, token_ids, bias = _columns(biased, logits)
         logits.index_put_((row_ids, token_ids), bias, accumulate=True)
+    if masks is not None:
+        _mask(logits, masks)
     return logits
+
+
+def _mask(logits: Tensor, masks: TokenMasks) -> None:
+    """Rule out, in place, what the masks of their rows do not allow."""
+    row_ids = torch.tensor(masks.rows, device=logits.device)
+    words = torch.from_numpy(masks.bits).to(logits.device)
+    shifts = torch.arange(32, dtype=torch.int32, device=logits.device)
+    is_allowed = ((words[:, :, None] >> shifts) & 1).flatten(1)[:, : logits.shape[1]].bool()
+    logits[row_ids] = logits[row_ids].masked_fill(~is_allowed, float("-inf"))
 
 
 def _columns(entries: Sequence[tuple[float, ...]], like: Tensor) -> list[Tensor]:

@@ -82,7 +82,7 @@ class Sequence:
     rope_regime: the key of token p is rotated for the length n(p) = max(num_prompt_tokens, p + 1). rope_regime(n) is 0
         where that rotation is the plain one, any other int where it is not. None: plain at every length.
     grid_positions: for M-RoPE; None where positions are plain.
-    sampling: opaque here.
+    sampling, grammar: opaque here; grammar is None where any text will do.
     num_computed_tokens: tokens whose keys and values are in the pool, from the front.
     num_cached_tokens: prompt tokens found in the prefix cache at the first admission (for usage).
 
@@ -99,6 +99,7 @@ class Sequence:
     rope_regime: Callable[[int], int] | None = None
     grid_positions: GridPositions | None = None
     sampling: Any = None
+    grammar: Any = None
     status: Status = field(default=Status.WAITING, init=False)
     arrival: int = field(default=0, init=False)
     num_computed_tokens: int = field(default=0, init=False)

@@ -13,6 +13,8 @@ from workers.engine.engine import TokenOutput
 from workers.engine.sampler import Logprobs
 from workers.engine.sampling import choice_seed
 from workers.engine.sequence import Sequence as EngineSequence
+from workers.grammar.library import GrammarLibrary
+from workers.grammar.matcher import Matcher
 from workers.handlers.base import Publish
 from workers.handlers.defaults import SamplingDefaults
 from workers.handlers.groups import first_error
@@ -36,6 +38,7 @@ class Generator:
     def __init__(
         self,
         preparer: Preparer,
+        grammars: GrammarLibrary,
         backend: NativeBackend,
         tokenizer: Tokenizer,
         defaults: SamplingDefaults,
@@ -44,6 +47,7 @@ class Generator:
         strips_reply: bool,
     ) -> None:
         self._preparer = preparer
+        self._grammars = grammars
         self._backend = backend
         self._tokenizer = tokenizer
         self._defaults = defaults
@@ -54,8 +58,10 @@ class Generator:
     async def run(self, job: Job, publish: Publish) -> None:
         """Accepted, Delta*, Finished. Raises GlimpsedError when the job cannot be served."""
         self._check_token_ids(job)
+        job = self._preparer.with_grammar_of_calls(job)
+        matchers = await self._matchers(job)
         prepared = await self._preparer.prepare(job)
-        sequences = [self._sequence(job, prepared, index) for index in range(job.n)]
+        sequences = [self._sequence(job, prepared, index, matcher) for index, matcher in enumerate(matchers)]
         publish(self._accepted(job, prepared))
         if sequences:
             await self._run_choices(job, sequences, publish)
@@ -69,6 +75,20 @@ class Generator:
             )
         )
 
+    async def _matchers(self, job: Job) -> list[Matcher | None]:
+        """For each choice its place in the job's grammar, behind what was emitted before. Raises RequestError."""
+        grammar = job.sampling.grammar
+        if grammar is None or job.n == 0:
+            return [None] * job.n
+        compiled = await self._grammars.open(grammar, job.tenant)
+        emitted = [_emitted(job, index) for index in range(job.n)]
+        return [
+            None
+            if choice.is_finished
+            else await asyncio.to_thread(compiled.start, job.sampling.ignore_eos, choice.token_ids)
+            for choice in emitted
+        ]
+
     def _accepted(self, job: Job, prepared: Prepared) -> Accepted:
         ids, token_text = prepared.token_ids, self._tokenizer.token_text
         return Accepted(
@@ -81,6 +101,7 @@ class Generator:
             prompt_token_ids=tuple(ids) if job.return_token_ids else None,
             prompt_token_texts=tuple(map(token_text, ids)) if job.return_token_texts else None,
             prompt_text=self._echo(job) if isinstance(job, CompletionJob) and job.echo else None,
+            tool_form=prepared.tool_form,
         )
 
     def _echo(self, job: CompletionJob) -> str:
@@ -109,7 +130,8 @@ class Generator:
             on_start()
             return
         is_stripped = self._strips_reply and isinstance(job, ChatJob)
-        reply = ReplyText(self._tokenizer, job.sampling, seq.sampling.stop_token_ids, is_stripped)
+        shown = self._preparer.shown_ids(job)
+        reply = ReplyText(self._tokenizer, job.sampling, seq.sampling.stop_token_ids, is_stripped, shown)
         reply.push(emitted.token_ids)
         async with aclosing(self._backend.generate(seq)) as steps:
             async for outputs in steps:
@@ -140,7 +162,7 @@ class Generator:
             stop_string=piece.stop_string,
         )
 
-    def _sequence(self, job: Job, prepared: Prepared, index: int) -> EngineSequence:
+    def _sequence(self, job: Job, prepared: Prepared, index: int, matcher: Matcher | None) -> EngineSequence:
         """The engine's view of one choice; what was emitted before goes in as outputs."""
         prompt = prepared.token_ids
         limit = self._max_model_len
@@ -157,6 +179,7 @@ class Generator:
             rope_regime=self._model.rope_regime,
             grid_positions=prepared.grid_positions,
             sampling=self._defaults.resolve(job.sampling, choice_seed(job.sampling.seed, index)),
+            grammar=matcher,
         )
         if not self._backend.fits(seq):
             raise RequestError(

@@ -12,6 +12,7 @@ from workers.backends.open import free_bytes, open_backend, pick_device
 from workers.backends.sizing import Asked, size_engine
 from workers.families.base import Family
 from workers.families.registry import open_family
+from workers.grammar.library import GrammarLibrary
 from workers.handlers.base import JobHandler, ModelLoadError, Publish, Stats
 from workers.handlers.defaults import SamplingDefaults, read_sampling_defaults
 from workers.handlers.generate import Generator
@@ -30,10 +31,18 @@ from workers.weights.resolve import resolve_checkpoint
 class ChatHandler:
     """Answers jobs with one model; see `JobHandler`."""
 
-    def __init__(self, card: ModelCard, generator: Generator, backend: NativeBackend, media: MediaPipeline) -> None:
+    def __init__(
+        self,
+        card: ModelCard,
+        generator: Generator,
+        grammars: GrammarLibrary,
+        backend: NativeBackend,
+        media: MediaPipeline,
+    ) -> None:
         self.card = card
         self.fatal = backend.fatal
         self._generator = generator
+        self._grammars = grammars
         self._backend = backend
         self._media = media
 
@@ -48,8 +57,9 @@ class ChatHandler:
         return Stats(now.running, now.waiting, now.kv_usage, metrics | self._media.metrics())
 
     async def close(self) -> None:
-        """Stop the engine's thread and the decode processes."""
+        """Stop the engine's thread, the decode processes and the one that checks grammars."""
         await self._backend.close()
+        await self._grammars.close()
         await self._media.close()
 
 
@@ -102,14 +112,17 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
     longest = max(len(tokenizer.token_bytes(token_id)) for token_id in range(tokenizer.vocab_size))
     preparer = Preparer(family, tokenizer, media, limits.max_model_len, max(longest, 1))
     defaults = _defaults(folder, settings, family)
-    generator = Generator(preparer, backend, tokenizer, defaults, model, limits.max_model_len, family.strips_reply)
+    grammars = GrammarLibrary(tokenizer, model.vocab_size, family.stop_token_ids)
+    generator = Generator(
+        preparer, grammars, backend, tokenizer, defaults, model, limits.max_model_len, family.strips_reply
+    )
     card = ModelCard(
         name=settings.name,
         max_model_len=limits.max_model_len,
         created=int(time.time()),
         architecture=architecture,
     )
-    return ChatHandler(card, generator, backend, media)
+    return ChatHandler(card, generator, grammars, backend, media)
 
 
 def _defaults(folder: Path, settings: WorkerSettings, family: Family) -> SamplingDefaults:

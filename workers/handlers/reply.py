@@ -29,15 +29,23 @@ class ReplyText:
     """The text of one choice. `stop_token_ids` end it without leaving a trace in the text.
 
     is_stripped: white space around the whole answer is dropped, as the family's reference does.
+    shown_ids: special tokens that stay in the text also where such are skipped.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, sampling: SamplingParams, stop_token_ids: Set[int], is_stripped: bool
+        self,
+        tokenizer: Tokenizer,
+        sampling: SamplingParams,
+        stop_token_ids: Set[int],
+        is_stripped: bool,
+        shown_ids: Set[int] = frozenset(),
     ) -> None:
-        self._detokenizer = Detokenizer(tokenizer, sampling.skip_special_tokens)
+        # A grammar is about the tokens' bytes: whatever decoding made of them could break it.
+        is_verbatim = sampling.grammar is not None
+        self._detokenizer = Detokenizer(tokenizer, sampling.skip_special_tokens, is_verbatim, shown_ids)
         self._stops = StopMatcher(sampling.stop, sampling.include_stop_str_in_output)
         self._stop_token_ids = stop_token_ids
-        self._is_stripped = is_stripped
+        self._is_stripped = is_stripped and not is_verbatim
         self._is_at_start = True
         self._held_space = ""
 

@@ -53,7 +53,7 @@ class CountingEngine:
         self._on_step()
         outputs: list[TokenOutput | SequenceFailed] = []
         if self._sequences.pop(self.failing, None):
-            outputs.append(SequenceFailed(self.failing, "a broken medium"))
+            outputs.append(SequenceFailed(self.failing, "a broken medium", EngineError("no")))
         for seq in list(self._sequences.values()):
             seq.token_ids.append(seq.num_output_tokens)
             reason = "length" if seq.is_at_limit else None

@@ -1,0 +1,96 @@
+"""The process that tries grammars out, seen from the worker: started on first use, ended when a grammar is too hard."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+
+from schemas.sampling import Grammar
+from workers.grammar.compiling import GrammarError
+from workers.grammar.protocol import HEADER, Verdict, pack
+from workers.grammar.vocabulary import Vocabulary
+
+CHECK_TIMEOUT_S = 10.0
+"""Wall time. A free machine ends a hard grammar by its CPU time, long before."""
+_START_TIMEOUT_S = 60.0
+_MODULE = "workers.grammar.check_child"
+_ROOT = Path(__file__).resolve().parents[2]
+_ENVIRONMENT = {
+    "PYTHONPATH": str(_ROOT),
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "LANG": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+class Checker:
+    """Tries one grammar at a time; others wait their turn."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+
+    async def translate(self, grammar: Grammar) -> str:
+        """The grammar for the engine, after a trial. Raises GrammarError."""
+        async with self._turn:
+            is_whole = False
+            try:
+                if self._process is None:
+                    self._process = await self._start()
+                async with asyncio.timeout(CHECK_TIMEOUT_S):
+                    verdict = await _ask(self._process, grammar)
+                is_whole = True
+            except (TimeoutError, OSError, EOFError):
+                raise GrammarError("it is too complex") from None
+            finally:
+                if not is_whole:
+                    await self._end()
+        if verdict.reason:
+            raise GrammarError(verdict.reason)
+        return verdict.translated
+
+    async def close(self) -> None:
+        """End the process, whatever it does."""
+        await self._end()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        """A process that knows the vocabulary. Raises RuntimeError: that is this machine's fault, no grammar's."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-s", "-m", _MODULE,
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+            env=_ENVIRONMENT, cwd="/",
+            start_new_session=True,  # a terminal's Ctrl-C is the worker's affair: it drains first
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await _ask(process, self._vocabulary)
+        except (TimeoutError, OSError, EOFError) as error:
+            await _kill(process)
+            raise RuntimeError("the process that checks grammars does not start") from error
+        except BaseException:
+            await _kill(process)
+            raise
+        return process
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await _kill(process)
+
+
+async def _ask(process: asyncio.subprocess.Process, message: Vocabulary | Grammar) -> Verdict:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(pack(message))
+    await process.stdin.drain()
+    (size,) = HEADER.unpack(await process.stdout.readexactly(HEADER.size))
+    return msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Verdict)
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        process.kill()
+    # Not `wait` alone: the transport's pipes are only closed once what they hold has been read.
+    await process.communicate()
