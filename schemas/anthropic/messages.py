@@ -63,10 +63,10 @@ class OutputConfig(StrictModel):
 class Tool(StrictModel):
     """A function that the model may call."""
 
+    type: Literal["custom"] | None = None
     name: str
     input_schema: dict[str, Any]
     description: str | None = None
-    type: Literal["custom"] | None = None
     strict: bool | None = None
     cache_control: CacheControl | None = None
 

@@ -61,6 +61,7 @@ def _add_message(body: ChatBody, names: ParamNames, role: str, blocks: Sequence[
     message: dict[str, Any] = {"role": role, "content": content}
     path = body.add_message(message, name)
     body.name_content(path, f"{name}.content")
+    names.add(f"{path}.tool_calls", f"{name}.content")
     calls: list[dict[str, Any]] = []
     for block_name, block in rest:
         match block:
@@ -85,7 +86,8 @@ def _add_result(body: ChatBody, names: ParamNames, block: ToolResultBlock, name:
     content: list[dict[str, Any]] = []
     message = {"role": "tool", "tool_call_id": block.tool_use_id, "content": content}
     path = body.add_message(message, name)
-    names.add(f"{path}.tool_call_id", f"{name}.tool_use_id")
+    for field in ("role", "tool_call_id"):
+        names.add(f"{path}.{field}", f"{name}.tool_use_id")
     body.name_content(path, f"{name}.content")
     if block.is_error:
         content.append(text_part("Error: "))

@@ -73,6 +73,7 @@ def _add_item(body: ChatBody, names: ParamNames, item: Item, name: str, *, is_ow
                 last = {"role": "assistant", "content": None}
                 body.add_message(last, name)
             calls = last.setdefault("tool_calls", [])
+            names.add(f"messages.{len(body.messages) - 1}.tool_calls", name)
             at = f"messages.{len(body.messages) - 1}.tool_calls.{len(calls)}"
             names.add(at, name)
             names.add(f"{at}.id", f"{name}.call_id" if is_own else name)
@@ -81,7 +82,8 @@ def _add_item(body: ChatBody, names: ParamNames, item: Item, name: str, *, is_ow
         case FunctionCallOutputItem():
             content = []
             path = body.add_message({"role": "tool", "tool_call_id": item.call_id, "content": content}, name)
-            names.add(f"{path}.tool_call_id", f"{name}.call_id" if is_own else name)
+            for field in ("role", "tool_call_id"):
+                names.add(f"{path}.{field}", f"{name}.call_id" if is_own else name)
             _add_parts(body, content, path, item.output, f"{name}.output" if is_own else name, is_own)
 
 

@@ -2,17 +2,18 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
-import uvicorn
 from fastapi import FastAPI
 from starlette.types import Message
 
 from server.app import create_app
+from server.http_crowd import Crowd
+from server.http_protocol import HttpPatience
+from server.serving import Server, http_config, listen
 from tests.fakes.memory_queue import MemoryQueue
 
 CHAT = "/v1/chat/completions"
@@ -40,13 +41,15 @@ async def client_of(queue: MemoryQueue, **options: Any) -> AsyncIterator[httpx.A
 
 
 @asynccontextmanager
-async def listening(queue: MemoryQueue, **options: Any) -> AsyncIterator[tuple[str, int]]:
+async def listening(
+    queue: MemoryQueue, crowd: Crowd | None = None, patience: HttpPatience | None = None, **options: Any
+) -> AsyncIterator[tuple[str, int]]:
     """The host and port of a gateway that really listens."""
-    config = uvicorn.Config(create_app(queue, **options), log_level="error", lifespan="on", ws="none")
+    config = http_config(create_app(queue, **options), crowd or Crowd(1000, 1000), patience)
     config.load()
-    server = uvicorn.Server(config)
+    server = Server(config)
     server.lifespan = config.lifespan_class(config)
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = listen("127.0.0.1", 0)
     await server.startup(sockets=[listener])
     try:
         yield listener.getsockname()
@@ -57,9 +60,9 @@ async def listening(queue: MemoryQueue, **options: Any) -> AsyncIterator[tuple[s
 class Exchange:
     """One request, message by message: a client that can pause, refuse to read, or leave."""
 
-    def __init__(self, app: FastAPI, body: dict[str, Any], *, reads: bool = True) -> None:
+    def __init__(self, app: FastAPI, body: dict[str, Any], *, reads: bool = True, path: str = CHAT) -> None:
         self._scope = {
-            "type": "http", "method": "POST", "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"",
+            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
             "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "root_path": "",
         }  # fmt: skip
         self._request: asyncio.Queue[Message] = asyncio.Queue()
