@@ -12,7 +12,6 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from schemas.flags import ConfigError
 from server.app import GatewayLimits, create_app
 from server.batches.build import BatchLimits
 from server.files.database import check_database
@@ -20,9 +19,17 @@ from server.files.folder import data_folder
 from server.files.store import FileLimits
 from server.limits.key_limits import KeyLimits
 from server.serving import Serving, listen, url_of
-from server.settings import GatewaySettings, ModelSpec, ServeSettings, local_queue_path, state_folder
+from server.settings import (
+    GatewaySettings,
+    ModelSpec,
+    ServeSettings,
+    local_queue_path,
+    state_folder,
+    worker_environment,
+)
 from server.supervise import Supervisor, WorkerCommand
-from server.transport.zeromq import ZeroMQQueue
+from server.transport.base import JobQueue
+from server.transport.open import open_queue
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +39,7 @@ WORKER_DRAIN_S = 10.0
 
 async def run_gateway(settings: GatewaySettings) -> None:
     """`glimpsed gateway`: workers come and go by themselves. Raises ConfigError, OSError when it cannot listen."""
-    queue = ZeroMQQueue(_queue_path(settings.queue, local_queue_path()), settings.max_queue)
+    queue, _ = open_queue(settings.queue, local_queue_path(), settings.max_queue)
     with listen(settings.host, settings.port) as listener, _data_folder(settings) as data_dir:
         app = _create_app(settings, queue, data_dir, expected_models=())
         async with Serving(app, listener, end_now=lambda: None) as serving:
@@ -52,16 +59,19 @@ async def run_serve(
         listen(settings.host, settings.port) as listener,
         _data_folder(settings) as data_dir,
     ):
-        path = _queue_path(settings.queue, Path(folder) / "queue")
-        queue = ZeroMQQueue(path, settings.max_queue)
+        queue, address = open_queue(settings.queue, Path(folder) / "queue", settings.max_queue)
         app = _create_app(settings, queue, data_dir, expected_models=[spec.name for spec in specs])
         supervisor = Supervisor(
             [
-                WorkerCommand(spec.name, _worker_argv(worker_module, spec, path, worker_arguments))
+                WorkerCommand(
+                    spec.name,
+                    _worker_argv(worker_module, spec, worker_arguments),
+                    worker_environment(address),
+                )
                 for spec in specs
                 for _ in range(settings.workers_per_model)
             ],
-            ready_pids=lambda: {worker.pid for worker in queue.workers()},
+            ready_pids=queue.local_pids,
             on_death=queue.worker_died,
         )
         names = ", ".join(spec.name for spec in specs)
@@ -93,8 +103,8 @@ async def _cancel(*tasks: "asyncio.Task[None]") -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _worker_argv(module: str, spec: ModelSpec, queue_path: Path, arguments: Sequence[str]) -> tuple[str, ...]:
-    fixed = ("--served-name", spec.name, "--queue", f"ipc://{queue_path}", "--supervisor-pid", str(os.getpid()))
+def _worker_argv(module: str, spec: ModelSpec, arguments: Sequence[str]) -> tuple[str, ...]:
+    fixed = ("--served-name", spec.name, "--supervisor-pid", str(os.getpid()))
     return (sys.executable, "-m", module, spec.model, *fixed, *arguments)
 
 
@@ -105,9 +115,7 @@ def _data_folder(settings: GatewaySettings) -> Iterator[Path]:
         yield folder
 
 
-def _create_app(
-    settings: GatewaySettings, queue: ZeroMQQueue, data_dir: Path, expected_models: Sequence[str]
-) -> FastAPI:
+def _create_app(settings: GatewaySettings, queue: JobQueue, data_dir: Path, expected_models: Sequence[str]) -> FastAPI:
     limits = GatewayLimits(
         max_images=settings.limit_images,
         max_videos=settings.limit_videos,
@@ -132,11 +140,3 @@ def _create_app(
         expected_models=expected_models,
         limits=limits,
     )
-
-
-def _queue_path(url: str, local: Path) -> Path:
-    if url == "local":
-        return local
-    if url.startswith("ipc://") and len(url) > len("ipc://"):
-        return Path(url.removeprefix("ipc://"))
-    raise ConfigError(f"--queue: '{url}' is neither local nor ipc://PATH")

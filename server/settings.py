@@ -156,6 +156,11 @@ def state_folder() -> Path:
     return base / "glimpsed"
 
 
+def worker_environment(queue_url: str) -> dict[str, str]:
+    """What a worker of `serve` inherits. The queue's URL may hold a password, and arguments are for all to see."""
+    return {**os.environ, f"{ENV_PREFIX}QUEUE": queue_url}
+
+
 def _parse_model(argument: str) -> ModelSpec:
     name, separator, model = argument.partition("=")
     if not separator:

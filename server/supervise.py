@@ -9,7 +9,7 @@ import logging
 import signal
 import time
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 log = logging.getLogger(__name__)
@@ -26,10 +26,11 @@ HOPELESS_EXIT_CODES = {2: 2, 3: 1}
 
 @dataclass(frozen=True, slots=True)
 class WorkerCommand:
-    """How to start one worker; `name` is the model's, for the log."""
+    """How to start one worker; `name` is the model's, for the log. environment: None inherits this process's."""
 
     name: str
     argv: tuple[str, ...]
+    environment: Mapping[str, str] | None = None
 
 
 class WorkersFailed(Exception):
@@ -131,7 +132,9 @@ class Supervisor:
     async def _run_once(self, command: WorkerCommand, is_first: bool) -> tuple[int, float | None]:
         """Start a process and wait for its end. Returns its exit code and for how many seconds it was ready, if so."""
         # A session of its own: Ctrl-C in the terminal is for the gateway, which then drains its workers in order.
-        process = await asyncio.create_subprocess_exec(*command.argv, stdin=DEVNULL, start_new_session=True)
+        process = await asyncio.create_subprocess_exec(
+            *command.argv, stdin=DEVNULL, start_new_session=True, env=command.environment
+        )
         self._processes.add(process)
         if self.is_stopping:
             _signal(process, signal.SIGTERM)

@@ -6,6 +6,7 @@ Exit codes: 0 drained, 1 the backend failed, 2 bad settings, 3 the model cannot 
 import asyncio
 import logging
 import os
+import platform
 import secrets
 import signal
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from schemas.control import Hello
 from schemas.flags import ConfigError
 from schemas.logs import configure_logging
+from schemas.redis_names import is_redis
 from workers.handlers.base import FatalError, JobHandler, ModelLoadError
 from workers.health import die_with_parent, leave_with_parent
 from workers.settings import WorkerSettings, bound_spinning, parse_command_line
@@ -63,11 +65,17 @@ def main(argv: list[str], open_handler: OpenHandler | None = None) -> int:
 
 def open_source(address: str) -> JobSource:
     """The worker's end of the queue with this URL. Raises ConfigError."""
+    if is_redis(address):
+        try:
+            from workers.transport.redis_streams import RedisSource
+        except ImportError:
+            raise ConfigError("--queue: redis:// needs the package redis: pip install 'glimpsed[redis]'") from None
+        return RedisSource(address)
     if address.startswith("ipc://"):
         from workers.transport.zeromq import ZeroMQSource
 
         return ZeroMQSource(address)
-    raise ConfigError(f"--queue: '{address}' is neither local nor ipc://PATH")
+    raise ConfigError("--queue: neither local, ipc://PATH nor redis://HOST[:PORT][/DB]")
 
 
 async def serve(settings: WorkerSettings, source: JobSource, open_handler: OpenHandler) -> None:
@@ -80,7 +88,9 @@ async def serve(settings: WorkerSettings, source: JobSource, open_handler: OpenH
     parent_watch = asyncio.create_task(leave_with_parent(settings.supervisor_pid)) if settings.supervisor_pid else None
     handler = await open_handler(settings)
     try:
-        hello = Hello(worker_id=f"worker-{os.getpid()}-{secrets.token_hex(4)}", pid=os.getpid(), card=handler.card)
+        pid = os.getpid()
+        worker_id = f"worker-{pid}-{secrets.token_hex(4)}"
+        hello = Hello(worker_id=worker_id, pid=pid, card=handler.card, host=platform.node())
         worker = Worker(source, handler, hello, settings.max_jobs)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _drain_or_leave, worker)

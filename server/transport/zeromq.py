@@ -89,6 +89,10 @@ class ZeroMQQueue:
         """See JobQueue."""
         return self._broker.depth(model)
 
+    def local_pids(self) -> set[int]:
+        """The processes of workers that live: all of them are on this host."""
+        return {worker.pid for worker in self._broker.workers()}
+
     def worker_died(self, pid: int) -> None:
         """The supervisor saw this process end: report its jobs now, without waiting for the lease."""
         if self._socket is not None:
