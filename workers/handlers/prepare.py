@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.jobs import ChatJob, CompletionJob, ImagePart, Job, Message, TextPart, VideoPart
+from schemas.tool_forms import FORMS
 from workers.engine.sequence import GridPositions, MediaInput
 from workers.families.base import Family
 from workers.handlers.groups import first_error
@@ -17,6 +18,7 @@ from workers.prompts.messages import ChatMessage, Image, Text, Video
 from workers.prompts.placeholders import PromptIds
 from workers.tokenizers.base import Tokenizer
 from workers.tools.conversation import write_tools
+from workers.tools.grammar import constrained
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,19 @@ class Preparer:
         self._media = media
         self._max_model_len = max_model_len
         self._longest_token_bytes = longest_token_bytes
+
+    def with_grammar_of_calls(self, job: Job) -> Job:
+        """The job as it is run: where its calls must be valid, under a grammar. Raises RequestError."""
+        if not isinstance(job, ChatJob):
+            return job
+        return constrained(job, self._family.tool_writer.form_name, self._tokenizer.token_id)
+
+    def shown_ids(self, job: Job) -> frozenset[int]:
+        """Special tokens that stay in the answer's text, for the gateway: the marks of calls."""
+        if not isinstance(job, ChatJob) or not job.tools:
+            return frozenset()
+        marks = FORMS[self._family.tool_writer.form_name].marks
+        return frozenset(found for mark in marks if (found := self._tokenizer.token_id(mark)) is not None)
 
     async def prepare(self, job: Job) -> Prepared:
         """Fetch, decode, render, tokenise, check the length. Raises RequestError and MediaError."""
