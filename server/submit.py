@@ -18,6 +18,7 @@ from schemas.openai.completion import (
 from schemas.openai.content import ChatMessage
 from schemas.openai.generation import GenerationRequest
 from schemas.openai.media import media_options
+from schemas.openai.structured import grammar_of
 from schemas.openai.tools import FunctionTool, job_tool_choice, job_tools
 from schemas.sampling import SamplingParams
 from server.messages import check_media, job_messages, num_chars
@@ -187,6 +188,7 @@ def _sampling(
         skip_special_tokens=request.skip_special_tokens is not False,
         logprobs=logprobs,
         top_logprobs=top_logprobs or 0,
+        grammar=grammar_of(request),
     )
 
 
