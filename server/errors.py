@@ -44,6 +44,7 @@ ANTHROPIC_PATH = "/v1/messages"
 ANTHROPIC_ANSWERS: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.MODEL_NOT_FOUND: (404, "not_found_error"),
     ErrorCode.NOT_FOUND: (404, "not_found_error"),
+    ErrorCode.PREVIOUS_RESPONSE_NOT_FOUND: (404, "not_found_error"),
     ErrorCode.REQUEST_TOO_LARGE: (413, "request_too_large"),
     ErrorCode.QUEUE_FULL: (529, "overloaded_error"),
     ErrorCode.CANCELLED: (499, "api_error"),

@@ -37,8 +37,15 @@ class InputImage(StrictModel):
     prompt_cache_breakpoint: CacheBreakpoint | None = None
 
 
+class InputVideo(StrictModel):
+    """A clip by URL; an extension."""
+
+    type: Literal["input_video"]
+    video_url: Url
+
+
 class InputFile(StrictModel):
-    """A picture or clip by URL, or as base64. `filename` tells which where neither URL nor data do."""
+    """A picture or clip by URL, or as base64. `filename` tells which; without it, URL or data must."""
 
     type: Literal["input_file"]
     file_url: Url | None = None
@@ -65,7 +72,7 @@ class Refusal(StrictModel):
     refusal: str
 
 
-Part = Annotated[InputText | InputImage | InputFile | OutputText | Refusal, Field(discriminator="type")]
+Part = Annotated[InputText | InputImage | InputVideo | InputFile | OutputText | Refusal, Field(discriminator="type")]
 
 
 def _parts(content: Any) -> Any:

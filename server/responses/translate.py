@@ -11,6 +11,7 @@ from schemas.openai.response_items import (
     InputFile,
     InputImage,
     InputText,
+    InputVideo,
     Item,
     MessageItem,
     OutputText,
@@ -111,6 +112,8 @@ def _chat_part(part: Part, name: str) -> tuple[dict[str, Any], str]:
             if part.image_url is None:
                 raise invalid(name, "'image_url' is missing")
             return image_part(part.image_url, "high" if part.detail == "original" else part.detail), "image_url"
+        case InputVideo():
+            return video_part(part.video_url), "video_url"
         case InputFile():
             return _file(part, name)
 
@@ -127,7 +130,7 @@ def _file(part: InputFile, name: str) -> tuple[dict[str, Any], str]:
         if named is None:
             raise invalid(f"{name}.file_data", "neither it nor 'filename' says what kind of picture or clip it is")
         url = f"data:{named};base64,{url}"
-    kind = kind_of_url(url) or (kind_of_type(named) if named else None)
+    kind = kind_of_type(named) if named else kind_of_url(url)
     if kind is None:
         reason = "only pictures and clips are read, and neither it nor 'filename' says that it is one"
         raise invalid(f"{name}.{leaf}", reason)

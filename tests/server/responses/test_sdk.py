@@ -100,9 +100,10 @@ async def test_pictures_and_clips_stand_where_they_stood() -> None:
         {"type": "input_file", "file_url": "https://example.com/clip.MP4?x=1"},
         {"type": "input_file", "file_data": "AAAA", "filename": "a.webm"},
         {"type": "input_file", "file_data": "data:video/mp4;base64,AAAA"},
-        {"type": "input_file", "file_url": "https://example.com/", "filename": "a.jpg", "detail": "high"},
+        {"type": "input_file", "file_url": "https://example.com/a.mp4", "filename": "a.jpg", "detail": "high"},
+        {"type": "input_video", "video_url": "https://example.com/"},
     ]
-    async with sdk(tell("x"), limits=GatewayLimits(max_videos=3)) as (client, queue):
+    async with sdk(tell("x"), limits=GatewayLimits(max_videos=4)) as (client, queue):
         await client.responses.create(model="demo", input=[{"role": "user", "content": content}])  # type: ignore[list-item,misc]
     (message,) = queue.submitted[0].messages
     assert message.parts == (
@@ -111,7 +112,8 @@ async def test_pictures_and_clips_stand_where_they_stood() -> None:
         VideoPart("https://example.com/clip.MP4?x=1", "messages.0.content.2.video_url.url"),
         VideoPart("data:video/webm;base64,AAAA", "messages.0.content.3.video_url.url"),
         VideoPart("data:video/mp4;base64,AAAA", "messages.0.content.4.video_url.url"),
-        ImagePart("https://example.com/", "messages.0.content.5.image_url.url", "high"),
+        ImagePart("https://example.com/a.mp4", "messages.0.content.5.image_url.url", "high"),
+        VideoPart("https://example.com/", "messages.0.content.6.video_url.url"),
     )
 
 
