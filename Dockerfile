@@ -43,9 +43,13 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 
 
 FROM ${PYTHON_IMAGE} AS runtime
+# tini is the container's first process: it collects the decode processes that a killed worker leaves behind.
 # /run/glimpsed: the queue's socket where gateway and worker are containers of their own.
 # /var/cache/glimpsed: checkpoints that are downloaded by hub name. Nothing else needs to be writable but /tmp.
-RUN groupadd --gid 65532 glimpsed \
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 65532 glimpsed \
     && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin glimpsed \
     && install -d -o 65532 -g 65532 -m 0700 /run/glimpsed /var/cache/glimpsed
 ENV PATH=/opt/glimpsed/bin:$PATH \
@@ -57,7 +61,7 @@ ENV PATH=/opt/glimpsed/bin:$PATH \
 WORKDIR /tmp
 USER 65532:65532
 EXPOSE 8000
-ENTRYPOINT ["glimpsed"]
+ENTRYPOINT ["tini", "--", "glimpsed"]
 
 
 FROM runtime AS gateway

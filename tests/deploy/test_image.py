@@ -59,7 +59,8 @@ def test_each_image_starts_a_command_of_the_console_script(
     stages: dict[str, Stage], pyproject: dict, target: str
 ) -> None:
     (entrypoint,) = stages["runtime"].all("ENTRYPOINT")
-    assert json.loads(entrypoint) == list(pyproject["project"]["scripts"])
+    assert json.loads(entrypoint) == ["tini", "--", *pyproject["project"]["scripts"]]
+    assert any(re.search(r"apt-get install .*\btini\b", step) for step in stages["runtime"].all("RUN"))
     (command,) = stages[target].all("CMD")
     assert_is_command(json.loads(command))
 
