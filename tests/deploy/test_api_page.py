@@ -54,9 +54,10 @@ def test_parameters_of_completions_are_the_request_model() -> None:
     own = {name for row in tables(PAGE, "## Completions: parameters") for name in code_names(row[0])}
     assert own >= set(CompletionRequest.model_fields) - chat
     assert own <= set(CompletionRequest.model_fields)
-    without_effect = {"metadata", "modalities", "parallel_tool_calls", "service_tier", "safety_identifier"}
+    without_effect = {"metadata", "modalities", "service_tier", "safety_identifier"}
     media = {"mm_processor_kwargs", "media_io_kwargs"}
     named = {"messages", "max_completion_tokens", "top_logprobs", "add_generation_prompt"}
+    named |= {"tools", "tool_choice", "parallel_tool_calls"}
     assert named <= set(code_names(text.partition("|")[0]))
     assert absent == named | media | without_effect | {"prompt_cache_key", "prompt_cache_retention"}
 
