@@ -47,7 +47,7 @@ def test_python_examples_compile_and_are_short(block: str) -> None:
     assert len([line for line in block.splitlines() if line.strip()]) <= 10
 
 
-@pytest.mark.parametrize(("number", "part"), [(0, ImagePart), (1, VideoPart)])
+@pytest.mark.parametrize(("number", "part"), [(0, ImagePart), (1, VideoPart), (3, ImagePart), (4, ImagePart)])
 async def test_python_examples_get_an_answer(number: int, part: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     queue = MemoryQueue(tell(ANSWER), models=(MODEL,))
