@@ -21,7 +21,6 @@ from server.files.store import FileStore
 
 MAX_ATTEMPTS = 3
 """As OpenAI's clients have it: two retries."""
-RETRY_S = 1.0
 LINES_AT_ONCE = 256
 
 
@@ -44,7 +43,7 @@ class LineRunner:
         client: InnerClient,
         seats: Seats,
         metrics: BatchMetrics,
-        retry_s: float = RETRY_S,
+        retry_s: float,
     ) -> None:
         self._database = database
         self._files = files
