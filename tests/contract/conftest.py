@@ -22,7 +22,7 @@ from workers.transport.redis_streams import RedisSource
 from workers.transport.zeromq import ZeroMQSource
 
 LOCAL_LEASE_S = 0.4
-REDIS_LEASE_S = 1.5
+REDIS_LEASE_S = 2.5
 """Keys in Redis end by its clock: a machine that stands still for so long loses them, and the test."""
 PATIENCE_S = 5.0
 MAX_QUEUE = 3

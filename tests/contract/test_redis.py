@@ -1,0 +1,335 @@
+"""What is particular to Redis: several gateways and workers, parted networks, a server that dies, keys that end.
+
+Gateways are whole applications and workers real ones round a scripted handler, whose right answer is always known.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from schemas import redis_names as names
+from schemas.events import Finished
+from schemas.jobs import Job
+from server.transport.base import JobLost
+from server.transport.redis_streams import RedisQueue
+from tests.contract.conftest import NO_REDIS, PATIENCE_S, REDIS_LEASE_S, Inbox
+from tests.fakes.messages import chat_job, delta, finished, heartbeat, hello
+from tests.fakes.proxy import Proxy
+from tests.fakes.redis_server import BINARY, RedisServer, redis_server
+from tests.fakes.scripted_backend import ScriptedHandler, answer
+from tests.server.serving import CHAT, ask, chunks_of, client_of, text_of
+from workers.handlers.base import FatalError
+from workers.transport.redis_streams import RedisSource
+from workers.worker import Worker
+
+pytestmark = [pytest.mark.redis, pytest.mark.skipif(not BINARY, reason=NO_REDIS), pytest.mark.timeout(60)]
+LONG_S = 20.0
+TOKENS = 12
+
+
+async def until(condition, patience_s: float = LONG_S) -> None:
+    async with asyncio.timeout(patience_s):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class WorkerHost:
+    """A worker that runs, and its end of the queue."""
+
+    def __init__(self, url: str, worker_id: str, max_jobs: int) -> None:
+        self.handler = ScriptedHandler("demo")
+        self._source = RedisSource(url, lease_s=REDIS_LEASE_S)
+        introduction = hello(worker_id, model="demo")
+        self._worker = Worker(self._source, self.handler, introduction, max_jobs, heartbeat_s=REDIS_LEASE_S / 4)
+        self.life = asyncio.create_task(self._worker.run())
+
+    async def end(self) -> None:
+        self.life.cancel()
+        await asyncio.gather(self.life, return_exceptions=True)
+
+
+class Hosts:
+    """Gateways and workers of one Redis, each as if on a host of its own."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.stack = AsyncExitStack()
+
+    async def gateway(self, url: str | None = None) -> "GatewayHost":
+        queue = RedisQueue(url or self._url, max_queue=64, lease_s=REDIS_LEASE_S)
+        client = await self.stack.enter_async_context(client_of(queue))
+        return GatewayHost(queue, client)
+
+    async def worker(self, worker_id: str, max_jobs: int = 8, url: str | None = None) -> WorkerHost:
+        host = WorkerHost(url or self._url, worker_id, max_jobs)
+        self.stack.push_async_callback(host.end)
+        return host
+
+
+class GatewayHost:
+    """A gateway's end of the queue and an HTTP client of the gateway."""
+
+    def __init__(self, queue: RedisQueue, client: httpx.AsyncClient) -> None:
+        self.queue = queue
+        self._client = client
+
+    def ask(self, prompt: str) -> "asyncio.Task[httpx.Response]":
+        """A streamed request that is under way."""
+        body = ask(prompt, stream=True, seed=7, max_tokens=TOKENS)
+        return asyncio.create_task(self._client.post(CHAT, json=body))
+
+    async def knows(self, *worker_ids: str) -> None:
+        """Wait until exactly these workers are known."""
+        await until(lambda: {worker.worker_id for worker in self.queue.workers()} == set(worker_ids))
+
+
+async def answered(request: "asyncio.Task[httpx.Response]") -> str:
+    """The text of an answer; fails unless it ended as it should."""
+    response = await asyncio.wait_for(request, LONG_S)
+    assert response.text.endswith("data: [DONE]\n\n"), response.text
+    return text_of(chunks_of(response.text))
+
+
+@asynccontextmanager
+async def hosts_of(server: RedisServer) -> AsyncIterator[Hosts]:
+    hosts = Hosts(server.url)
+    async with hosts.stack:
+        yield hosts
+
+
+@pytest.fixture
+async def hosts(redis: RedisServer) -> AsyncIterator[Hosts]:
+    async with hosts_of(redis) as hosts:
+        yield hosts
+
+
+@pytest.fixture
+def keys(redis: RedisServer):
+    """key -> seconds to live, without those of idle lines."""
+    with contextlib.closing(redis.client()) as client:
+        yield lambda: _keys(client)
+
+
+def _keys(client: Redis) -> dict[str, int]:
+    found = {key.decode(): client.ttl(key) for key in client.scan_iter()}
+    return {key: ttl for key, ttl in found.items() if ttl != -2}
+
+
+async def test_two_gateways_and_two_workers_answer_every_request_exactly(hosts: Hosts) -> None:
+    gateways = [await hosts.gateway() for _ in range(2)]
+    workers = [await hosts.worker(name, max_jobs=3) for name in ("w1", "w2")]
+    for gateway in gateways:
+        await gateway.knows("w1", "w2")
+    prompts = [f"prompt {number}" for number in range(12)]
+    requests = [(prompt, gateway.ask(prompt)) for gateway in gateways for prompt in prompts]
+    for prompt, request in requests:
+        assert await answered(request) == answer(prompt, 7, TOKENS)
+    await until(lambda: not any(worker.handler.running for worker in workers))
+
+
+async def test_a_stream_is_exact_when_its_worker_is_parted_and_the_zombies_words_are_void(
+    hosts: Hosts, redis: RedisServer
+) -> None:
+    gateway = await hosts.gateway()
+    proxy = await hosts.stack.enter_async_context(Proxy(redis.port))
+    zombie = await hosts.worker("zombie", url=proxy.url)
+    await gateway.knows("zombie")
+    request = gateway.ask("wait for it")
+    await until(lambda: zombie.handler.running)
+    proxy.cut()
+    heir = await hosts.worker("heir")
+    await until(lambda: heir.handler.running)
+    zombie.handler.gate.set()
+    proxy.mend()
+    await gateway.knows("zombie", "heir")
+    await until(lambda: not zombie.handler.running)
+    heir.handler.gate.set()
+    assert await answered(request) == answer("wait for it", 7, TOKENS)
+
+
+async def test_a_lost_gateways_jobs_are_cancelled_within_the_lease_and_no_other(
+    hosts: Hosts, redis: RedisServer
+) -> None:
+    proxy = await hosts.stack.enter_async_context(Proxy(redis.port))
+    lost, other = await hosts.gateway(proxy.url), await hosts.gateway()
+    worker = await hosts.worker("w")
+    await lost.knows("w")
+    await other.knows("w")
+    orphan, heard = lost.ask("wait for the lost one"), other.ask("wait for the other")
+    await until(lambda: len(worker.handler.running) == 2)
+    proxy.cut()
+    await until(lambda: len(worker.handler.running) == 1, 3 * REDIS_LEASE_S)
+    worker.handler.gate.set()
+    assert await answered(heard) == answer("wait for the other", 7, TOKENS)
+    proxy.mend()
+    assert await answered(orphan) == answer("wait for the lost one", 7, TOKENS), "it was only parted, and begins anew"
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["forgets", "keeps"])
+async def test_requests_survive_a_redis_that_is_killed_and_started_again(keeps: bool) -> None:
+    with redis_server(keeps=keeps) as server:
+        async with hosts_of(server) as hosts:
+            gateway = await hosts.gateway()
+            worker = await hosts.worker("w", max_jobs=1)
+            await gateway.knows("w")
+            running = gateway.ask("wait and run")
+            await until(lambda: worker.handler.running)
+            waiting = gateway.ask("only waits")
+            await until(lambda: gateway.queue.depth("demo") == 1)
+            server.kill()
+            refused = await asyncio.wait_for(gateway.ask("too soon"), LONG_S)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
+            assert "retry-after" in refused.headers
+            await asyncio.to_thread(server.start)
+            worker.handler.gate.set()
+            assert await answered(running) == answer("wait and run", 7, TOKENS)
+            assert await answered(waiting) == answer("only waits", 7, TOKENS)
+
+
+async def test_a_request_that_ends_two_workers_is_failed_and_the_next_is_served(hosts: Hosts) -> None:
+    gateway = await hosts.gateway()
+    victims = [await hosts.worker(name) for name in ("w1", "w2")]
+    await gateway.knows("w1", "w2")
+    response = await asyncio.wait_for(gateway.ask("break it"), LONG_S)
+    assert chunks_of(response.text)[-1]["error"]["code"] == "engine_error"
+    for victim in victims:
+        with pytest.raises(FatalError):
+            await asyncio.wait_for(victim.life, LONG_S)
+    await hosts.worker("w3")
+    await gateway.knows("w3")
+    assert await answered(gateway.ask("and on")) == answer("and on", 7, TOKENS)
+
+
+async def test_every_key_ends_by_itself_and_only_idle_lines_are_left(redis: RedisServer, keys) -> None:
+    async with hosts_of(redis) as hosts:
+        gateway, worker = await hosts.gateway(), await hosts.worker("w", max_jobs=1)
+        await gateway.knows("w")
+        requests = [gateway.ask(f"wait {number}") for number in range(3)]
+        await until(lambda: worker.handler.running and gateway.queue.depth("demo") == 2)
+        assert all(ttl >= 0 for ttl in keys().values()), keys()
+        worker.handler.gate.set()
+        for request in requests:
+            await answered(request)
+        await until(lambda: not any(":job:" in key for key in keys()))
+    assert set(keys()) <= set(names.lines_of("demo"))
+    assert all(0 <= ttl <= 600 for ttl in keys().values())
+    with contextlib.closing(redis.client()) as client:
+        assert [client.xlen(line) for line in names.lines_of("demo")] == [0, 0, 0, 0]
+        assert [client.xpending(line, names.GROUP)["pending"] for line in keys()] == [0] * len(keys())
+
+
+async def test_a_user_with_few_rights_and_a_password_in_the_url_is_enough(redis: RedisServer) -> None:
+    with contextlib.closing(redis.client()) as admin:
+        admin.execute_command(
+            *"ACL SETUSER glimpsed reset on >secret ~glimpsed:* +@read +@write +@connection +@scripting +@transaction".split()
+        )
+    async with hosts_of(redis) as hosts:
+        url = redis.url.replace("redis://", "redis://glimpsed:secret@")
+        gateway = await hosts.gateway(url)
+        await hosts.worker("w", url=url)
+        await gateway.knows("w")
+        assert await answered(gateway.ask("few rights")) == answer("few rights", 7, TOKENS)
+
+
+# One end alone, and Redis itself as the other.
+
+
+@pytest.fixture
+async def queue(redis: RedisServer) -> AsyncIterator[RedisQueue]:
+    queue = RedisQueue(redis.url, max_queue=8, lease_s=REDIS_LEASE_S)
+    await queue.start()
+    yield queue
+    await queue.close()
+
+
+@pytest.fixture
+async def source(redis: RedisServer) -> AsyncIterator[RedisSource]:
+    source = RedisSource(redis.url, lease_s=REDIS_LEASE_S)
+    await source.start(hello("w"))
+    yield source
+    await source.close()
+
+
+async def test_a_pointer_whose_reader_died_is_followed_by_another_worker(
+    queue: RedisQueue, source: RedisSource, redis: RedisServer
+) -> None:
+    [*_, line, _] = names.lines_of("tiny")
+    with contextlib.closing(redis.client()) as client:
+        client.xgroup_create(line, names.GROUP, id="0", mkstream=True)
+        await queue.submit(chat_job("a"))
+        assert client.xreadgroup(names.GROUP, names.CONSUMER, {line: ">"}), "read, and never followed"
+    await source.claim(1)
+    assert await Inbox(source.messages()).next() == chat_job("a")
+
+
+async def test_a_job_whose_pointer_is_there_twice_is_taken_once(
+    queue: RedisQueue, source: RedisSource, redis: RedisServer
+) -> None:
+    await queue.submit(chat_job("a"))
+    [*_, line, _] = names.lines_of("tiny")
+    with contextlib.closing(redis.client()) as client:
+        [(_, pointer)] = client.xrange(line)
+        client.xadd(line, pointer)
+    await queue.submit(chat_job("b"))
+    await source.claim(3)
+    inbox = Inbox(source.messages())
+    assert await inbox.take(2) == [chat_job("a"), chat_job("b")]
+    await until(lambda: queue.depth("tiny") == 0)
+
+
+async def test_a_job_that_redis_lost_is_reported_without_blame(queue: RedisQueue, redis: RedisServer) -> None:
+    await queue.submit(chat_job("a", epoch=3))
+    with contextlib.closing(redis.client()) as client:
+        client.delete(names.job_key("tiny", "a", 3))
+    assert await Inbox(queue.messages()).next() == JobLost("a", 3, "", was_taken=False)
+
+
+async def test_a_cancel_for_an_earlier_attempt_does_not_touch_the_present_one(
+    queue: RedisQueue, source: RedisSource
+) -> None:
+    await source.claim(2)
+    await queue.submit(chat_job("a", epoch=1))
+    inbox, received = Inbox(source.messages()), Inbox(queue.messages())
+    assert await inbox.next() == chat_job("a", epoch=1)
+    await queue._send_cancels([("w", "a", 0)])
+    await queue.submit(chat_job("b"))
+    assert await inbox.next() == chat_job("b")
+    await source.heartbeat(heartbeat("w", "a", "b"))
+    await source.publish([finished("a", epoch=1)])
+    assert await received.next() == finished("a", epoch=1)
+
+
+async def test_entries_that_are_no_messages_are_dropped_and_counted(
+    queue: RedisQueue, source: RedisSource, redis: RedisServer
+) -> None:
+    await until(lambda: bool(queue.workers()))
+    received = Inbox(queue.messages())
+    with contextlib.closing(redis.client()) as client:
+        [mailbox] = client.keys("glimpsed:gateway:*")
+        for hostile in _hostile():
+            client.xadd(mailbox, hostile)
+            client.xadd(names.worker_mailbox("w"), hostile | {"order": b"\x01\xff"})
+            client.xadd(names.lines_of("tiny")[2], hostile)
+    await source.claim(1)
+    await queue.submit(chat_job("a"))
+    job: Job = await Inbox(source.messages()).next()
+    assert job == chat_job("a")
+    await source.publish([delta("a", 0), finished("a", seq=2)])
+    assert isinstance((await received.take(2))[1], Finished)
+    await until(lambda: queue.dropped_frames == len(_hostile()) == source.dropped_frames, PATIENCE_S)
+
+
+def _hostile() -> list[dict[str, Any]]:
+    return [
+        {"worker": b"\xff", "0": b"x"},
+        {"worker": "w", "0": b""},
+        {"worker": "w", "0": b"\x01" + b"\xdf\xff\xff\xff\xff"},
+        {"worker": "w", "hello": b"\x80\x04K\x01."},
+        {"worker": "other", "0": b"\x02abc"},
+    ]
