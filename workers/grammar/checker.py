@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from schemas.sampling import Grammar
-from workers.grammar.compiling import GrammarError
+from workers.grammar.compiling import GrammarError, TrialFailed
 from workers.grammar.protocol import HEADER, Verdict, pack
 from workers.grammar.vocabulary import Vocabulary
 
@@ -44,7 +44,7 @@ class Checker:
                     verdict = await _ask(self._process, grammar)
                 is_whole = True
             except (TimeoutError, OSError, EOFError):
-                raise GrammarError("it is too complex") from None
+                raise TrialFailed("it is too complex") from None
             finally:
                 if not is_whole:
                     await self._end()

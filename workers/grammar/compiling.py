@@ -37,9 +37,13 @@ class GrammarError(Exception):
     """A grammar cannot be used. The message is for the client: a phrase without a full stop."""
 
 
+class TrialFailed(GrammarError):
+    """A grammar whose trial came to no end in the limits: too complex, but perhaps only for the machine's load."""
+
+
 def translate(grammar: Grammar) -> str:
     """The source in the engine's own language. Raises GrammarError; may take long for a hostile source."""
-    from llguidance import LLMatcher
+    from llguidance import LLMatcher, regex_to_lark
     from llguidance.gbnf_to_lark import any_to_lark
 
     try:
@@ -49,7 +53,8 @@ def translate(grammar: Grammar) -> str:
             case "json_schema":
                 return LLMatcher.grammar_from_json_schema(grammar.source, overrides=_JSON_OPTIONS)
             case "regex":
-                return LLMatcher.grammar_from_regex(grammar.source)
+                # \d and \w are ASCII, as in the patterns of JSON schemas: of the rest, dialects think differently.
+                return LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(grammar.source, 'dw')}/")
             case "choice":
                 texts = [json.dumps(text, ensure_ascii=False) for text in json.loads(grammar.source)]
                 return LLMatcher.grammar_from_lark("start: " + " | ".join(texts))

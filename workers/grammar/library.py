@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from schemas.errors import ErrorCode, RequestError
 from schemas.sampling import Grammar
 from workers.grammar.checker import Checker
-from workers.grammar.compiling import GrammarError, open_matcher
+from workers.grammar.compiling import GrammarError, TrialFailed, open_matcher
 from workers.grammar.matcher import Matcher
 from workers.grammar.vocabulary import build_tokenizer, plain_encoder, read_vocabulary
 from workers.tokenizers.base import Tokenizer
@@ -84,9 +84,10 @@ class GrammarLibrary:
             found = self._known.get(key)
             if found is None:
                 found = await self._compile(grammar)
-                self._known[key] = found
-                self._known_bytes += len(grammar.source)
-                self._drop_oldest()
+                if not isinstance(found, TrialFailed):
+                    self._known[key] = found
+                    self._known_bytes += len(grammar.source)
+                    self._drop_oldest()
             return found
 
     async def _compile(self, grammar: Grammar) -> "LLMatcher | GrammarError":

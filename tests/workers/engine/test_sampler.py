@@ -3,11 +3,13 @@
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from workers.engine.sampler import NonFiniteLogits, Row, sample
 from workers.engine.sampling import Sampling, choice_seed, uniform
+from workers.grammar.masks import TokenMasks
 
 
 def row(outputs: list[int] | None = None, **sampling: object) -> Row:
@@ -115,3 +117,39 @@ def test_the_first_choice_keeps_the_seed_and_others_differ():
     seeds = [choice_seed(7, index) for index in range(8)]
     assert seeds[0] == 7
     assert len(set(seeds)) == 8
+
+
+def masked(rows: dict[int, set[int]], vocabulary: int) -> TokenMasks:
+    bits = np.zeros((len(rows), -(-vocabulary // 32)), dtype=np.int32)
+    for at, allowed in enumerate(rows.values()):
+        for token_id in allowed:
+            bits[at, token_id // 32] |= np.uint32(1 << (token_id % 32)).astype(np.int32)
+    return TokenMasks(list(rows), bits)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_masked_row_takes_allowed_tokens_and_the_others_are_as_without(temperature):
+    torch.manual_seed(0)
+    logits = torch.randn(40, 70)
+    rows = [row(seed=i, temperature=temperature, top_p=0.9) for i in range(40)]
+    free = [c.token_id for c in sample(logits, rows)]
+    chosen = [c.token_id for c in sample(logits, rows, masked({i: {31, 32, 69} for i in range(0, 40, 2)}, 70))]
+    assert set(chosen[::2]) <= {31, 32, 69} and len(set(chosen[::2])) > 1
+    assert chosen[1::2] == free[1::2]
+
+
+def test_a_mask_takes_the_likeliest_allowed_token_and_leaves_the_logprobs_raw():
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.2]]))
+    before = logits.clone()
+    choice = sample(logits, [row(temperature=0.0, num_logprobs=2)], masked({0: {1, 2}}, 3))[0]
+    assert choice.token_id == 1
+    assert choice.logprobs is not None
+    assert choice.logprobs.chosen == pytest.approx(math.log(0.3))
+    assert choice.logprobs.top_ids == (0, 1)
+    assert torch.equal(logits, before)
+
+
+def test_no_bias_brings_a_forbidden_token_back_nor_does_a_ban_leave_a_masked_row_empty():
+    logits = torch.zeros(1, 4)
+    biased = row(temperature=0.0, logit_bias={0: 100.0, 2: -100.0}, min_tokens=5, stop_token_ids=frozenset({2}))
+    assert sample(logits, [biased], masked({0: {2}}, 4))[0].token_id == 2
