@@ -22,6 +22,7 @@ NOT_BELOW = {
     "workers/attention": {"workers.handlers", "workers.backends", "workers.media"},
     "workers/media": {"workers.handlers", "workers.backends", "workers.engine", "workers.models", "workers.transport"},
     "workers/prompts": {"workers.handlers", "workers.backends", "workers.engine", "workers.transport"},
+    "workers/tools": {"workers.handlers", "workers.backends", "workers.engine", "workers.transport", "workers.grammar"},
     "workers/weights": {"workers.handlers", "workers.backends", "workers.engine", "workers.transport"},
     "workers/transport": {"workers.handlers", "workers.backends", "workers.engine", "workers.models"},
 }

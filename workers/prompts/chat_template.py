@@ -58,7 +58,7 @@ def _with_tools_told(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
     for message in messages:
         if message.role == TOOLS_ROLE and told and told[-1].role in SYSTEM_ROLES:
             before = told.pop()
-            told.append(ChatMessage(before.role, (*before.parts, Text("\n\n"), *message.parts)))
+            told.append(ChatMessage(before.role, (*before.parts, Control("\n\n"), *message.parts)))
         else:
             told.append(message)
     return told
@@ -67,11 +67,18 @@ def _with_tools_told(messages: Sequence[ChatMessage]) -> list[ChatMessage]:
 def _message(message: ChatMessage, texts: list[Run]) -> dict[str, Any]:
     role = "system" if message.role in SYSTEM_ROLES else message.role
     parts: list[dict[str, str]] = []
+    is_joined = False
     for part in message.parts:
-        if isinstance(part, Text | Control):
-            parts.append({"type": "text", "text": _marked(part, texts)})
-        else:
+        if not isinstance(part, Text | Control):
             parts.append({"type": "image" if isinstance(part, Image) else "video"})
+            continue
+        # What a form has around a text belongs to it: templates may set the parts of a message apart.
+        is_joined = is_joined or isinstance(part, Control)
+        if is_joined and parts and parts[-1]["type"] == "text":
+            parts[-1]["text"] += _marked(part, texts)
+        else:
+            parts.append({"type": "text", "text": _marked(part, texts)})
+        is_joined = isinstance(part, Control)
     return {"role": role, "content": parts}
 
 

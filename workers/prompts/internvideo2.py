@@ -7,7 +7,7 @@ authors' `chat`, and so the models were trained.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from workers.prompts.messages import ChatMessage, Text
+from workers.prompts.messages import ChatMessage, Control, Text
 from workers.prompts.render import SYSTEM_ROLES
 from workers.tokenizers.base import Run, Tokenizer, TokenizerError
 
@@ -89,4 +89,4 @@ def _turns(messages: Sequence[ChatMessage], add_generation_prompt: bool) -> list
 
 
 def _text(message: ChatMessage) -> str:
-    return "".join(part.text for part in message.parts if isinstance(part, Text))
+    return "".join(part.text for part in message.parts if isinstance(part, Text | Control))

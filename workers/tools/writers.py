@@ -122,7 +122,8 @@ class JsonLinesWriter:
         """One turn for all, with the functions' names."""
         parts: list[Part] = []
         for index, result in enumerate(results):
-            parts += [Text(f"{chr(10) * bool(index)}{result.tool_name} gave back:\n"), *result.parts]
+            parts += [Control("\n")] if index else []
+            parts += [Text(result.tool_name), Control(" gave back:\n"), *result.parts]
         return [ChatMessage("user", tuple(parts))]
 
 

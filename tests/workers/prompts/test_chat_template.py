@@ -76,5 +76,24 @@ def test_tools_are_told_at_the_end_of_the_system_message_with_their_tokens() -> 
     question = ChatMessage("user", (Text("hi"),))
     told = [Run("<tools>", True), Run("<image>"), Run("</tools>", True)]
     rules = ChatMessage("system", (Text("be kind"),))
-    assert rendered(rules, tools, question)[:5] == [Run("[system]", True), Run("be kind"), *told]
+    assert rendered(rules, tools, question)[:6] == [Run("[system]", True), Run("be kind"), Run("\n\n", True), *told]
     assert rendered(tools, question)[:4] == [Run("[system]", True), *told]
+
+
+def test_what_belongs_to_a_text_stays_with_it_where_a_template_sets_parts_apart() -> None:
+    def apart(conversation, *, add_generation_prompt):
+        return "".join("(" + part.get("text", "<image>") + ")" for part in conversation[0]["content"])
+
+    call = (
+        Text("Hm."),
+        Control('\n{"name": "'),
+        Text("look"),
+        Control('"}'),
+        Image(0),
+        Control("a"),
+        Text("b"),
+        Text("c"),
+    )
+    runs = render_template(apart, [ChatMessage("assistant", call)], TOKENS, True)
+    text = "".join("<image>" if isinstance(run, MediaToken) else run.text for run in runs)
+    assert text == '(Hm.\n{"name": "look"})(<image>)(ab)(c)'

@@ -1,8 +1,11 @@
 """The pieces of InternVideo2-Chat's prompts, as text."""
 
+from schemas.jobs import Tool, ToolCall
 from workers.prompts.internvideo2 import Medium, frame_note, render
 from workers.prompts.messages import ChatMessage, Image, Text
 from workers.tokenizers.base import Run
+from workers.tools.conversation import write_tools
+from workers.tools.writers import JsonLinesWriter
 
 
 def say(role: str, text: str) -> ChatMessage:
@@ -63,3 +66,17 @@ def test_a_conversation_of_nothing_but_spaces_still_renders():
 
 def test_frame_times_are_given_to_a_tenth():
     assert frame_note((0.04, 0.25, 1.0)) == "The video contains 3 frames sampled at 0.0, 0.2, 1.0 seconds."
+
+
+def test_tools_calls_and_results_are_said_in_words():
+    calls = (ToolCall("a", "look", '{"at": "x"}'),)
+    messages = [
+        say("user", "a"),
+        ChatMessage("assistant", (), calls),
+        ChatMessage("tool", (Text("a cat"),), call_id="a"),
+    ]
+    found = prompt(*write_tools(messages, (Tool("look"),), JsonLinesWriter()))
+    assert found.startswith("[INST] You can call functions.")
+    assert found.endswith(
+        '[/INST] [INST] a [/INST]{"name": "look", "arguments": {"at": "x"}}</s> [INST] look gave back:\na cat [/INST]'
+    )

@@ -117,7 +117,7 @@ def test_rounds_of_calls_keep_their_results_apart() -> None:
     messages = [QUESTION, CALLS, *RESULTS, again, ChatMessage("tool", (Text("noon"),), call_id="a"), QUESTION]
     written = write_tools(messages, TOOLS, JsonLinesWriter())
     assert [message.role for message in written] == ["tools", "user", "assistant", "user", "assistant", "user", "user"]
-    assert written[5].parts == (Text("get_time gave back:\n"), Text("noon"))
+    assert written[5].parts == (Text("get_time"), Control(" gave back:\n"), Text("noon"))
 
 
 def test_an_empty_result_is_a_turn_that_ends() -> None:
