@@ -54,6 +54,10 @@ class Batches:
         self._next_purge_s = 0.0
         self._is_resumed = False
 
+    def __contains__(self, batch_id: object) -> bool:
+        """Whether a batch is being worked on."""
+        return batch_id in self._running
+
     async def run(self) -> None:
         """Look after everything until cancelled; then leave it to be taken up again."""
         try:
@@ -153,6 +157,9 @@ class Batches:
             try:
                 return await self._work.run(batch_id)
             except Exception:
+                # A group of tasks of which one fails just then passes its error on in place of the cancellation.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    return
                 logger.exception("%s cannot go on; trying again in %.0f s", batch_id, RETRY_S)
                 await asyncio.sleep(RETRY_S)
 

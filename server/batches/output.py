@@ -15,7 +15,7 @@ from server.batches.inner import Answer
 from server.batches.records import AnsweredLine, BatchRecord, Outcome, Status, Tokens
 from server.files import store
 from server.files.database import Database
-from server.files.draft import Draft
+from server.files.draft import Draft, keep_all
 from server.files.store import FileRecord, FileStore
 
 PURPOSE = "batch_output"
@@ -100,9 +100,7 @@ class BatchFiles:
                     store.insert(db, file)
                 records.end(db, batch.id, target, file_ids.get(OUTPUT), file_ids.get(ERROR), num_expired, now)
 
-            await self._database.call(commit)
-            for draft in drafts.values():
-                draft.is_kept = True
+            await keep_all(drafts.values(), self._database.call(commit))
         return num_expired
 
     async def _lines(self, batch_id: str) -> AsyncIterator[AnsweredLine]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,7 +16,6 @@ class Draft:
         self.file_id = file_id
         self.size_bytes = 0
         self.is_kept = False
-        """Set by whoever committed its record."""
         self.path = path
         self._file = file
         self._charge = charge
@@ -33,13 +32,32 @@ class Draft:
     async def finish(self) -> None:
         """Put all bytes on the disk. Raises OSError."""
         await self._flush()
-        await asyncio.to_thread(_sync, self._file)
+        await asyncio.to_thread(_sync, self._file, self.path.parent)
 
     async def _flush(self) -> None:
         data, self._buffer = self._buffer, bytearray()
         await asyncio.to_thread(self._file.write, data)
 
 
-def _sync(file: BinaryIO) -> None:
+def _sync(file: BinaryIO, folder: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def keep_all(drafts: Collection[Draft], commit: Awaitable[object]) -> None:
+    """Await the commit of the drafts' records, without which they are removed. Raises what `commit` raises."""
+    # A commit goes on although its caller is cancelled. A file that is left for nothing does no harm, and is removed at
+    # the next start; a record of a file that is gone would.
+    for draft in drafts:
+        draft.is_kept = True
+    try:
+        await commit
+    except Exception:
+        for draft in drafts:
+            draft.is_kept = False
+        raise

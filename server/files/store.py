@@ -15,7 +15,7 @@ from pathlib import Path
 from schemas.errors import ErrorCode, RequestError, Unavailable
 from schemas.openai.files import FileObject, FilesQuery
 from server.files.database import Database
-from server.files.draft import Draft
+from server.files.draft import Draft, keep_all
 from server.files.ids import new_id
 
 FILES_FOLDER = "files"
@@ -115,8 +115,7 @@ class FileStore:
             _check_room(db, record.tenant, record.size_bytes, self._limits)
             insert(db, record)
 
-        await self._database.call(commit)
-        draft.is_kept = True
+        await keep_all([draft], self._database.call(commit))
 
     async def get(self, file_id: str, tenant: str, param: str = "file_id") -> FileRecord:
         """A tenant's file. Raises RequestError, about `param`, when there is none."""

@@ -21,7 +21,7 @@ from server.files.store import FileLimits, FileStore
 from server.fleet import Fleet
 from tests.fakes.clock import Clock
 from tests.fakes.memory_queue import MemoryQueue, tell
-from tests.server.batches.rig import CHAT, PATIENCE_S, jsonl
+from tests.server.batches.rig import CHAT, PATIENCE_S, jsonl, until_true
 
 Answer = Callable[[dict[str, Any]], Awaitable[Response]]
 
@@ -70,6 +70,11 @@ class Works:
             while (batch := await self.batches.get(batch_id, "me")).status not in statuses:
                 await asyncio.sleep(0.005)
         return batch
+
+    async def until_ended(self, batch_id: str) -> BatchRecord:
+        """The batch at its end, without a look into the database before."""
+        await until_true(lambda: batch_id not in self.batches)
+        return await self.batches.get(batch_id, "me")
 
     async def lines_of(self, file_id: str | None) -> list[dict[str, Any]]:
         """What is in a file; nothing, if there is none."""
