@@ -16,6 +16,7 @@ from schemas.events import Accepted, Delta, Finished
 from schemas.jobs import ChatJob
 from server.errors import anthropic_error_body
 from server.tools.events import ArgumentsDelta, CallStart, ContentDelta, ToolEvent
+from server.tools.ids import call_id
 from server.tools.parser import PlainText, ToolParser, open_parser
 
 PING = b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -70,8 +71,8 @@ class MessageWriter:
                     yield from self._open(Text(""))
                 yield self._delta(piece.text, type="text_delta", text=piece.text)
             case CallStart():
-                call_id = f"toolu_{self._job.job_id}{piece.index:02x}"
-                yield from self._open(ToolUse(call_id, piece.name, {}))
+                use_id = "toolu_" + call_id(self._job, 0, piece.index).removeprefix("call_")
+                yield from self._open(ToolUse(use_id, piece.name, {}))
             case ArgumentsDelta():
                 yield self._delta(piece.text, type="input_json_delta", partial_json=piece.text)
 

@@ -28,6 +28,7 @@ from schemas.openai.response_answers import (
 from server.chat_frames import KEEP_ALIVE, openai_logprobs, unix_time_s
 from server.responses.growing import GrowingCall, GrowingMessage
 from server.tools.events import ArgumentsDelta, CallStart, ContentDelta, ToolEvent
+from server.tools.ids import call_id
 from server.tools.parser import PlainText, ToolParser, open_parser
 
 _encode = msgspec.json.Encoder().encode
@@ -102,7 +103,7 @@ class ResponseWriter:
                 # What told of the call's beginning told of no text.
                 self._logprobs = []
                 yield from self._close("completed")
-                call = GrowingCall(f"fc_{self._unique()}", f"call_{self._unique()}", piece.name)
+                call = GrowingCall(f"fc_{self._unique()}", call_id(self._job, 0, piece.index), piece.name)
                 yield from self._open(call)
             case ArgumentsDelta():
                 assert isinstance(self._growing, GrowingCall)

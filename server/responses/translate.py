@@ -149,10 +149,23 @@ def _add_tools(body: ChatBody, names: ParamNames, request: ResponsesRequest) -> 
         body.set("tools", [chat_tool(tool) for tool in request.tools], "tools")
         for at in range(len(request.tools)):
             names.add(f"tools.{at}.function", f"tools.{at}")
-    choice = request.tool_choice
-    if isinstance(choice, dict) and choice.get("type") == "function":
-        function = {name: value for name, value in choice.items() if name != "type"}
-        choice = {"type": "function", "function": function}
-        names.add("tool_choice.function", "tool_choice")
-    body.set("tool_choice", choice, "tool_choice")
+    body.set("tool_choice", _chat_choice(names, "tool_choice", request.tool_choice), "tool_choice")
     body.set("parallel_tool_calls", request.parallel_tool_calls, "parallel_tool_calls")
+
+
+def _chat_choice(names: ParamNames, path: str, choice: Any, own: str = "tool_choice") -> Any:
+    """A choice, or one of the tools in it, with the object that a chat nests; checked as a chat's is.
+
+    path: where it will be in the chat. own: where it is in the client's body.
+    """
+    kind = choice.get("type") if isinstance(choice, dict) else None
+    if kind not in ("function", "allowed_tools"):
+        return choice
+    nested = {name: value for name, value in choice.items() if name != "type"}
+    names.add(f"{path}.{kind}", own)
+    if kind == "allowed_tools" and isinstance(nested.get("tools"), list):
+        nested["tools"] = [
+            _chat_choice(names, f"{path}.{kind}.tools.{at}", tool, f"{own}.tools.{at}")
+            for at, tool in enumerate(nested["tools"])
+        ]
+    return {"type": kind, kind: nested}

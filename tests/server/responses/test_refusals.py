@@ -9,6 +9,8 @@ from tests.server.serving import client_of
 
 PATH = "/v1/responses"
 USER: dict[str, Any] = {"role": "user", "content": "hello"}
+TOOL: dict[str, Any] = {"type": "function", "name": "f", "parameters": {"type": "object"}}
+ALLOWED: dict[str, Any] = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "f"}]}
 
 
 async def refusal_of(**request: Any) -> tuple[int, str, str | None]:
@@ -90,6 +92,14 @@ def part(**fields: Any) -> dict[str, Any]:
         ({"tools": [{"type": "web_search"}]}, "invalid_value", "tools.0.type"),
         ({"tools": [{"type": "function", "name": "a b"}]}, "invalid_value", "tools.0.name"),
         ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "g"}}, "invalid_value", "tool_choice.name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "web_search"}}, "invalid_value", "tool_choice.type"),
+        (
+            {"tools": [TOOL], "tool_choice": {**ALLOWED, "tools": [{"type": "function", "name": "g"}]}},
+            "invalid_value",
+            "tool_choice.tools.0.name",
+        ),
+        ({"tools": [TOOL], "tool_choice": {**ALLOWED, "mode": "maybe"}}, "invalid_value", "tool_choice.mode"),
         ({"passed_on": {}}, "unknown_parameter", "passed_on"),
     ],
 )
@@ -111,6 +121,19 @@ async def test_what_asks_for_nothing_is_let_through() -> None:
         reply = await client.post(PATH, json={"model": "demo", "input": "hello", **nothing})
     assert reply.status_code == 200, reply.text
     assert reply.json()["safety_identifier"] == "s"
+
+
+async def test_the_choice_among_tools_is_the_chats() -> None:
+    queue = MemoryQueue(tell("x"))
+    tools = [TOOL, {**TOOL, "name": "g"}]
+    choices: list[Any] = ["auto", "required", {"type": "function", "name": "g"}, ALLOWED]
+    async with client_of(queue) as client:
+        for choice in choices:
+            body = {"model": "demo", "input": "hello", "tools": tools, "tool_choice": choice}
+            reply = await client.post(PATH, json=body)
+            assert (reply.status_code, reply.json().get("tool_choice")) == (200, choice)
+    found = [(job.tool_choice.is_required, job.tool_choice.names) for job in queue.submitted]
+    assert found == [(False, ()), (True, ()), (True, ("g",)), (True, ("f",))]
 
 
 async def test_extensions_of_a_chat_hold_here_too() -> None:
