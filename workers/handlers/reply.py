@@ -40,12 +40,13 @@ class ReplyText:
         is_stripped: bool,
         shown_ids: Set[int] = frozenset(),
     ) -> None:
-        # A grammar is about the tokens' bytes: whatever decoding made of them could break it.
-        is_verbatim = sampling.grammar is not None
+        # A grammar is about the tokens' bytes: whatever decoding made of them could break it. Marks are those of calls,
+        # whose arguments are no prose to be cleaned up.
+        is_verbatim = sampling.grammar is not None or bool(shown_ids)
         self._detokenizer = Detokenizer(tokenizer, sampling.skip_special_tokens, is_verbatim, shown_ids)
         self._stops = StopMatcher(sampling.stop, sampling.include_stop_str_in_output)
         self._stop_token_ids = stop_token_ids
-        self._is_stripped = is_stripped and not is_verbatim
+        self._is_stripped = is_stripped and sampling.grammar is None
         self._is_at_start = True
         self._held_space = ""
 

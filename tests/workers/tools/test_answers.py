@@ -12,7 +12,8 @@ from workers.handlers.reply import ReplyText
 from workers.tools.conversation import pick_writer
 
 NAMES = ["internvl2_5-qwen2", "internvl2-qwen2", "internvl2-internlm2", "internvl2-phi3"]
-ARGUMENTS = '{"at": "the red cat, 三"}'
+ARGUMENTS = '{"at": "the red cat , isn \'t it ?  三"}'
+"""With what the clean-up of some families' decoding would change."""
 
 
 def ids_of(name: str) -> list[int]:
