@@ -21,7 +21,7 @@ COPY constraints.txt ./
 FROM build AS build-gateway
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt .
+    pip install --constraint constraints.txt '.[redis]'
 
 
 FROM build AS build-worker
@@ -31,7 +31,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt torch
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint constraints.txt '.[worker]'
+    pip install --constraint constraints.txt '.[worker,redis]'
 
 
 FROM build AS build-worker-lmdeploy
@@ -39,7 +39,7 @@ FROM build AS build-worker-lmdeploy
 RUN grep -vE '^(torch|setuptools)==' constraints.txt > /tmp/constraints-lmdeploy.txt
 COPY . .
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --constraint /tmp/constraints-lmdeploy.txt '.[worker,lmdeploy]'
+    pip install --constraint /tmp/constraints-lmdeploy.txt '.[worker,redis,lmdeploy]'
 
 
 FROM ${PYTHON_IMAGE} AS runtime

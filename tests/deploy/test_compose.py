@@ -9,7 +9,7 @@ from tests.deploy.project import ROOT, assert_are_settings, assert_is_command, r
 from tests.deploy.test_image import parse_stages
 from workers.settings import parse_command_line
 
-COMPOSE, GPU = "docker-compose.yml", "deploy/compose.gpu.yml"
+COMPOSE, GPU, REDIS = "docker-compose.yml", "deploy/compose.gpu.yml", "deploy/compose.redis.yml"
 OURS = ("gateway", "worker")
 
 
@@ -91,3 +91,21 @@ def test_the_gpu_override_changes_services_that_exist(services: dict[str, Any]) 
     assert_are_settings(list(override["worker"]["environment"]))
     arguments = override["worker"]["build"]["args"]
     assert all(f"ARG {name}" in read("Dockerfile") for name in arguments)
+
+
+def test_the_redis_override_joins_gateway_and_workers_through_redis_alone(services: dict[str, Any]) -> None:
+    whole = read_yaml(REDIS)
+    override = whole["services"]
+    assert set(override) == {*OURS, "redis"}
+    for name in OURS:
+        assert override[name]["environment"] == {"GLIMPSED_QUEUE": "redis://redis:6379/0"}
+        assert set(override[name]["networks"]) - set(services[name]["networks"]) == {"queue"}
+    assert override["redis"]["networks"] == ["queue"] and "ports" not in override["redis"]
+    assert whole["networks"]["queue"]["internal"] is True
+
+
+def test_redis_is_confined_keeps_nothing_and_refuses_when_full() -> None:
+    redis = read_yaml(REDIS)["services"]["redis"]
+    assert redis["read_only"] is True and redis["cap_drop"] == ["ALL"] and redis["mem_limit"] and redis["pids_limit"]
+    options = dict(zip(redis["command"][1::2], redis["command"][2::2], strict=True))
+    assert options == {"--save": "", "--appendonly": "no", "--maxmemory": "1gb", "--maxmemory-policy": "noeviction"}

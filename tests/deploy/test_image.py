@@ -76,9 +76,9 @@ def test_the_default_target_is_the_worker(stages: dict[str, Stage]) -> None:
     assert list(stages)[-1] == "worker"
 
 
-def test_the_gateway_is_installed_without_extras(stages: dict[str, Stage]) -> None:
+def test_the_gateway_is_installed_without_the_workers_needs(stages: dict[str, Stage]) -> None:
     installs = [step for step in stages["build-gateway"].all("RUN") if "pip install" in step]
-    assert installs and all(step.endswith("pip install --constraint constraints.txt .") for step in installs)
+    assert installs and all(step.endswith("pip install --constraint constraints.txt '.[redis]'") for step in installs)
 
 
 def test_extras_that_images_install_exist(stages: dict[str, Stage], pyproject: dict) -> None:
@@ -89,7 +89,7 @@ def test_extras_that_images_install_exist(stages: dict[str, Stage], pyproject: d
         for group in re.findall(r"'\.\[([\w,]+)\]'", step)
         for extra in group.split(",")
     }
-    assert asked == {"worker", "lmdeploy"}
+    assert asked == {"worker", "lmdeploy", "redis"}
     assert asked <= set(pyproject["project"]["optional-dependencies"])
 
 
