@@ -69,7 +69,7 @@ class RedisQueue:
         self._dead: deque[str] = deque(maxlen=256)
         """Workers whose process is known to have ended; what they said before may still be under way."""
         self._heard_at = self._checked_at = 0.0
-        self._is_open = False
+        self._is_open = self._is_closed = False
         self._tasks: list[asyncio.Task[None]] = []
         self._inbox: asyncio.Queue[Event | JobLost | None] = asyncio.Queue()
         self.dropped_frames = 0
@@ -84,6 +84,8 @@ class RedisQueue:
 
     async def submit(self, job: Job, *, front: bool = False) -> None:
         """See JobQueue. Raises Unavailable, unless `front`, when Redis does not answer."""
+        if self._is_closed:
+            raise Unavailable("The server is about to leave.")
         waiting = waiting_job(job, is_resumed=front)
         self._leases.release(job.job_id)
         # Booked before it is sent: a worker may have it before Redis has answered here.
@@ -106,6 +108,8 @@ class RedisQueue:
 
     async def cancel(self, job_id: str) -> None:
         """See JobQueue. What Redis does not hear now, the worker hears after its next heartbeat."""
+        if self._is_closed:
+            return
         with contextlib.suppress(*FAILURES):
             waiting = self._waiting.pop(job_id, None)
             if waiting is not None:
@@ -141,6 +145,7 @@ class RedisQueue:
 
     async def close(self) -> None:
         """Take back what waits and be gone: workers stop what they do for this gateway. `messages` ends."""
+        self._is_closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -11,17 +11,20 @@ class Proxy:
         self._target_port = target_port
         self._is_open = asyncio.Event()
         self._is_open.set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_ending = False
+        self._connections: set[asyncio.Task[None]] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Proxy":
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._is_ending = True
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._connections)
 
     @property
     def url(self) -> str:
@@ -36,20 +39,23 @@ class Proxy:
         self._is_open.set()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        pumps = [asyncio.create_task(self._pump(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
-        try:
+        pumps = {asyncio.create_task(self._pump(*ends)) for ends in ((reader, far_writer), (far_reader, writer))}
+        self._pumps |= pumps
+        if not self._is_ending:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for pump in pumps:
-                pump.cancel()
-            await asyncio.gather(*pumps, return_exceptions=True)
-            for end in (writer, far_writer):
-                end.close()
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.wait(pumps)
+        for end in (writer, far_writer):
+            end.transport.abort()
+            with contextlib.suppress(OSError):
+                await end.wait_closed()
+        self._pumps -= pumps
+        self._connections.discard(connection)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
