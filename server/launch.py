@@ -17,6 +17,7 @@ from server.batches.build import BatchLimits
 from server.files.database import check_database
 from server.files.folder import data_folder
 from server.files.store import FileLimits
+from server.http_crowd import Crowd, fit_to_open_files
 from server.limits.key_limits import KeyLimits
 from server.serving import Serving, listen, url_of
 from server.settings import (
@@ -42,7 +43,7 @@ async def run_gateway(settings: GatewaySettings) -> None:
     queue, _ = open_queue(settings.queue, local_queue_path(), settings.max_queue)
     with listen(settings.host, settings.port) as listener, _data_folder(settings) as data_dir:
         app = _create_app(settings, queue, data_dir, expected_models=())
-        async with Serving(app, listener, end_now=lambda: None) as serving:
+        async with Serving(app, listener, _crowd(settings), end_now=lambda: None) as serving:
             log.info("listening on %s; models are those of the workers that come", url_of(listener))
             await serving.asked_to_stop()
             await serving.drain(settings.shutdown_timeout)
@@ -75,7 +76,7 @@ async def run_serve(
             on_death=queue.worker_died,
         )
         names = ", ".join(spec.name for spec in specs)
-        async with Serving(app, listener, end_now=supervisor.kill) as serving:
+        async with Serving(app, listener, _crowd(settings), end_now=supervisor.kill) as serving:
             log.info("listening on %s; loading %s", url_of(listener), names)
             supervising = asyncio.create_task(supervisor.run())
             greeting = asyncio.create_task(_greet(supervisor, f"{url_of(listener)} serves {names}", began))
@@ -90,6 +91,13 @@ async def run_serve(
                 # Answers that still run end with an error now, and not when their connections are cut.
                 await queue.close()
                 await _cancel(greeting, stopping, supervising)
+
+
+def _crowd(settings: GatewaySettings) -> Crowd:
+    possible = fit_to_open_files(settings.max_connections)
+    if possible < settings.max_connections:
+        log.warning("only %d connections at a time: this process may not open more files", possible)
+    return Crowd(possible, settings.max_connections_per_peer)
 
 
 async def _greet(supervisor: Supervisor, what: str, began: float) -> None:

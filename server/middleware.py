@@ -40,7 +40,7 @@ class RequestMiddleware:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         start_s = self._clock()
-        request_id = f"req_{secrets.token_hex(16)}"
+        request_id = new_request_id()
         client_id = _client_id(Headers(scope=scope))
         status = 0
 
@@ -82,6 +82,11 @@ class RequestMiddleware:
                 (self._clock() - start_s) * 1000,
                 f" {key_name}" if key_name else "",
             )
+
+
+def new_request_id() -> str:
+    """Names one request in answers and logs."""
+    return f"req_{secrets.token_hex(16)}"
 
 
 def _refusal(scope: Scope) -> GlimpsedError | None:

@@ -11,11 +11,15 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import uvicorn
 from fastapi import FastAPI
+
+from server.http_crowd import Crowd
+from server.http_protocol import HttpPatience, HttpProtocol
 
 log = logging.getLogger(__name__)
 
@@ -25,17 +29,26 @@ LAST_CONNECTIONS_S = 5
 """How long connections get to close once no request runs any more."""
 POLL_S = 0.05
 EXIT_IMPATIENT = 1
+USER_TIMEOUT_S = 30
+"""How long a peer may acknowledge nothing of what it was sent, before the kernel takes it for gone."""
+UNSENT_BYTES = 128 * 1024
+"""What the kernel holds of an answer besides what is on its way, so that a client that does not read is noticed."""
 
 
 def listen(host: str, port: int) -> socket.socket:
     """A listening socket. Raises OSError, with the address in its text, when it cannot be had."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         code = error.errno or 0
         reason = os.strerror(code) if code > 0 else error.strerror
         raise OSError(f"cannot listen on {host}:{port}: {reason}") from error
+    # Connections that are accepted inherit these.
+    for option, value in (("TCP_USER_TIMEOUT", USER_TIMEOUT_S * 1000), ("TCP_NOTSENT_LOWAT", UNSENT_BYTES)):
+        if hasattr(socket, option):
+            listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+    return listener
 
 
 def url_of(listener: socket.socket) -> str:
@@ -50,11 +63,11 @@ class Serving:
     end_now: called on the second signal, before the process ends.
     """
 
-    def __init__(self, app: FastAPI, listener: socket.socket, end_now: Callable[[], None]) -> None:
+    def __init__(self, app: FastAPI, listener: socket.socket, crowd: Crowd, end_now: Callable[[], None]) -> None:
         self._app = app
         self._listener = listener
         self._end_now = end_now
-        self._server = _Server(_config(app))
+        self._server = Server(http_config(app, crowd))
         self._is_asked = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -96,7 +109,7 @@ class Serving:
         self._is_asked.set()
 
 
-class _Server(uvicorn.Server):
+class Server(uvicorn.Server):
     """uvicorn without its signal handlers: when to leave is decided above."""
 
     @contextlib.contextmanager
@@ -108,10 +121,12 @@ class _Server(uvicorn.Server):
         return len(self.server_state.tasks)
 
 
-def _config(app: FastAPI) -> uvicorn.Config:
+def http_config(app: FastAPI, crowd: Crowd, patience: HttpPatience | None = None) -> uvicorn.Config:
+    """How uvicorn is to serve the application."""
+    protocol = partial(HttpProtocol, crowd=crowd, patience=patience or HttpPatience())
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=cast("type[asyncio.Protocol]", protocol),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -60,6 +60,8 @@ class GatewaySettings(BaseSettings):
     rate_limit_requests: int | None = Field(None, ge=1, description="requests a minute for each key", title="n")
     rate_limit_tokens: int | None = Field(None, ge=1, description="tokens a minute for each key", title="n")
     max_concurrency: int | None = Field(None, ge=1, description="requests at a time for each key", title="n")
+    max_connections: int = Field(8192, ge=1, description="connections at a time", title="n")
+    max_connections_per_peer: int = Field(2048, ge=1, description="connections from one address", title="n")
     max_queue: int = Field(512, ge=1, description="requests that may wait for one model", title="n")
     max_queue_tokens: int = Field(2_000_000, ge=1, description="prompt tokens that may wait for one model", title="n")
     worker_wait: float = Field(30.0, gt=0, description="seconds a request waits where no worker lives", title="s")

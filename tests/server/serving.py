@@ -45,7 +45,7 @@ async def listening(
     queue: MemoryQueue, crowd: Crowd | None = None, patience: HttpPatience | None = None, **options: Any
 ) -> AsyncIterator[tuple[str, int]]:
     """The host and port of a gateway that really listens."""
-    config = http_config(create_app(queue, **options), crowd or Crowd(1000, 1000), patience)
+    config = http_config(create_app(queue, **options), crowd if crowd is not None else Crowd(1000, 1000), patience)
     config.load()
     server = Server(config)
     server.lifespan = config.lifespan_class(config)
