@@ -9,7 +9,7 @@ from schemas.openai.chat import MAX_MESSAGES
 from schemas.openai.generation import Label, TokenCount, conflict
 from schemas.openai.parameters import without_unsupported
 from schemas.openai.response_items import Item, with_types
-from schemas.openai.strict import StrictModel, validate
+from schemas.openai.strict import StrictModel, printable, validate
 
 LOGPROBS = "message.output_text.logprobs"
 _NOTHING: tuple[Any, ...] = (None, [], {}, "", False)
@@ -37,6 +37,14 @@ PASSED_ON = frozenset(
     }
 )  # fmt: skip
 """Parameters that mean what they mean in a chat."""
+
+COUNTED = frozenset(
+    {
+        "cache_salt", "input", "instructions", "media_io_kwargs", "mm_processor_kwargs", "model", "parallel_tool_calls",
+        "previous_response_id", "priority", "text", "tool_choice", "tools",
+    }
+)  # fmt: skip
+"""Parameters that a count of the input's tokens takes."""
 
 
 class TextFormat(StrictModel):
@@ -114,6 +122,15 @@ def parse_responses_request(body: object) -> tuple[ResponsesRequest, dict[str, A
         raise conflict("stream_options", "it needs 'stream' to be true")
     _check_format(request.text.format if request.text else None)
     return request, passed_on
+
+
+def parse_input_tokens_request(body: object) -> tuple[ResponsesRequest, dict[str, Any]]:
+    """The same for an input whose tokens are only to be counted."""
+    for name in body if isinstance(body, dict) else ():
+        if name not in COUNTED and name not in UNSUPPORTED:
+            shown = printable(name)
+            raise RequestError(ErrorCode.UNKNOWN_PARAMETER, f"Unknown parameter: '{shown}'.", shown)
+    return parse_responses_request(body)
 
 
 def _divided(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

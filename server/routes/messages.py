@@ -10,10 +10,10 @@ from starlette.responses import Response
 from schemas.anthropic.answers import TokensCount
 from schemas.anthropic.messages import parse_count_tokens_request, parse_messages_request
 from schemas.errors import Unavailable
-from schemas.events import Accepted
 from server.admission import Admission
 from server.anthropic.frames import MessageWriter
 from server.anthropic.translate import to_chat
+from server.counting import count_prompt
 from server.errors import ANTHROPIC_PATH
 from server.fleet import Fleet
 from server.inflight import Inflight
@@ -65,12 +65,7 @@ def messages_router(
             with names.in_errors():
                 chat = to_chat(wanted, passed_on, names)
                 job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
-                counting = msgspec.structs.replace(job, n=0)
-                num_tokens = 0
-                async with inflight.open(counting) as stream, cancel_on_disconnect(request.receive, inflight, stream):
-                    async for event in all_events(stream):
-                        if isinstance(event, Accepted):
-                            num_tokens = event.prompt_tokens
+                num_tokens = await count_prompt(request, inflight, job)
         return Response(msgspec.json.encode(TokensCount(num_tokens)), media_type="application/json")
 
     return router

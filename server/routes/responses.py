@@ -9,10 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
 from schemas.errors import ErrorCode, RequestError, Unavailable
-from schemas.openai.response_answers import DeletedResponse, InputItemList, Response
+from schemas.openai.response_answers import DeletedResponse, InputItemList, InputTokens, Response
 from schemas.openai.response_items import Item
-from schemas.openai.responses import ResponsesRequest, parse_responses_request
+from schemas.openai.responses import ResponsesRequest, parse_input_tokens_request, parse_responses_request
 from server.admission import Admission
+from server.counting import count_prompt
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
@@ -64,6 +65,21 @@ def responses_router(
                         for _ in writer.frames(event):
                             pass
         return _json(writer.response)
+
+    @router.post("/v1/responses/input_tokens")
+    async def input_tokens(request: Request) -> HttpResponse:
+        if fleet.is_draining:
+            raise Unavailable("The server is about to leave.")
+        tenant = request.state.tenant
+        timeout_s = asked_timeout_s(request)
+        names = ParamNames()
+        with admission.place(tenant) as place:
+            wanted, passed_on = parse_input_tokens_request(await read_json(request, max_body_bytes, place.charge))
+            earlier = _earlier(store, tenant, wanted)
+            with names.in_errors():
+                chat = to_chat(wanted, passed_on, earlier.items if earlier else (), names)
+                job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
+                return _json(InputTokens(await count_prompt(request, inflight, job)))
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(request: Request, response_id: str) -> HttpResponse:
@@ -135,5 +151,5 @@ def _unknown() -> RequestError:
     return RequestError(ErrorCode.NOT_FOUND, "The response does not exist, or is not kept any more.")
 
 
-def _json(answer: Response | DeletedResponse | InputItemList) -> HttpResponse:
+def _json(answer: Response | DeletedResponse | InputItemList | InputTokens) -> HttpResponse:
     return HttpResponse(msgspec.json.encode(answer), media_type="application/json")

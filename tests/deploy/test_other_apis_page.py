@@ -38,6 +38,8 @@ def test_parameters_are_those_that_are_read(
 
 
 def test_a_counts_parameters_are_those_that_are_read() -> None:
+    text = section("## Responses").partition("A count of input tokens takes")[2].partition(".\n")[0]
+    assert set(code_names(text)) == responses.COUNTED
     text = section("## Anthropic's messages").partition("A count takes")[2].partition(". ")[0]
     assert set(code_names(text)) == CountTokensRequest.model_fields.keys() | messages.COUNTED
 

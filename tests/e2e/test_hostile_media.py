@@ -49,6 +49,10 @@ def responses(content: dict[str, Any]) -> dict[str, Any]:
     return {"model": MODEL, "input": [item | label], "max_output_tokens": 2, "media_io_kwargs": {"video": video}}
 
 
+def counted_input(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in responses(content).items() if name != "max_output_tokens"}
+
+
 def counted(content: dict[str, Any]) -> dict[str, Any]:
     kind = content["type"].removesuffix("_url")
     source = {} if kind == "text" else {"source": {"type": "url", "url": _url(content)}}
@@ -71,6 +75,7 @@ def _url(content: dict[str, Any]) -> str:
 
 WITH_MEDIA: dict[str, tuple[Body, str]] = {
     "/v1/responses": (responses, "input.0.content.0.{kind}_url"),
+    "/v1/responses/input_tokens": (counted_input, "input.0.content.0.{kind}_url"),
     "/v1/messages": (messages, "messages.0.content.0.source.url"),
     "/v1/messages/count_tokens": (counted, "messages.0.content.0.source.url"),
     "/v1/chat/completions": (chat, "messages.0.content.0.{kind}_url.url"),

@@ -135,6 +135,17 @@ async def test_the_input_of_a_response_is_listed_in_pages() -> None:
             assert refusal.value.param == next(iter(query))
 
 
+async def test_the_tokens_of_an_input_are_counted_without_an_answer() -> None:
+    async with sdk(tell("x")) as (client, queue):
+        first = await client.responses.create(model="demo", input="1?")
+        counted = await client.responses.input_tokens.count(model="demo", input="2?", previous_response_id=first.id)
+        assert (counted.input_tokens, counted.object) == (7, "response.input_tokens")
+        assert (queue.submitted[1].n, len(queue.submitted[1].messages)) == (0, 3)
+        with pytest.raises(openai.BadRequestError) as refusal:
+            await client.responses.input_tokens.count(model="demo", input="2?", extra_body={"temperature": 1})
+        assert refusal.value.param == "temperature"
+
+
 async def test_only_a_response_of_the_background_could_be_cancelled() -> None:
     async with sdk(tell("x")) as (client, _):
         answer = await client.responses.create(model="demo", input="hello")
