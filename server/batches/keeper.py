@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,14 +27,20 @@ RETRY_S = 10.0
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Running:
+@dataclass(slots=True)
+class _Ongoing:
+    """Work on one batch. retry_at_s: when it is to be begun anew, on the loop's clock, if it failed."""
+
     task: "asyncio.Task[None]"
     expires_at: int
+    retry_at_s: float = math.inf
 
 
 class Batches:
-    """max_batches: of each tenant; the oldest that have ended make room. clock: Unix seconds."""
+    """max_batches: of each tenant; the oldest that have ended make room. clock: Unix seconds.
+
+    Work that fails (the disk is full) is begun anew after a while, from what the database says.
+    """
 
     def __init__(
         self,
@@ -50,13 +57,13 @@ class Batches:
         self._fleet = fleet
         self._max_batches = max_batches
         self._clock = clock
-        self._running: dict[str, _Running] = {}
+        self._ongoing: dict[str, _Ongoing] = {}
         self._next_purge_s = 0.0
         self._is_resumed = False
 
     def __contains__(self, batch_id: object) -> bool:
-        """Whether a batch is being worked on."""
-        return batch_id in self._running
+        """Whether a batch is being worked on, or will be again."""
+        return batch_id in self._ongoing
 
     async def run(self) -> None:
         """Look after everything until cancelled; then leave it to be taken up again."""
@@ -79,13 +86,17 @@ class Batches:
             await self._stop()
             return
         if not self._is_resumed:
-            for batch_id in await self._database.call(records.unfinished):
-                await self._start(batch_id)
+            for batch_id, expires_at in await self._database.call(records.unfinished):
+                if batch_id not in self._ongoing:
+                    self._start(batch_id, expires_at)
             self._is_resumed = True
+        loop_time_s = asyncio.get_running_loop().time()
         now = self._clock()
-        for batch_id in [name for name, running in self._running.items() if running.expires_at <= now]:
-            if await self._work.move(batch_id, RUNNING, Status.FINALIZING):
-                await self._restart(batch_id)
+        for batch_id, ongoing in list(self._ongoing.items()):
+            if ongoing.retry_at_s <= loop_time_s:
+                self._start(batch_id, ongoing.expires_at)
+            if ongoing.expires_at <= now and await self._work.move(batch_id, RUNNING, Status.FINALIZING):
+                await self._restart(batch_id, ongoing.expires_at)
         if now >= self._next_purge_s:
             self._next_purge_s = now + HOUR_S
             await self._files.purge()
@@ -99,7 +110,7 @@ class Batches:
             raise RequestError(ErrorCode.INVALID_VALUE, message, "input_file_id")
         batch = self._new(tenant, wanted)
         await self._work.accept(batch, self._max_batches)
-        await self._start(batch.id)
+        self._start(batch.id, batch.expires_at)
         return batch
 
     async def get(self, batch_id: str, tenant: str) -> BatchRecord:
@@ -121,7 +132,7 @@ class Batches:
         await self.get(batch_id, tenant)
         if await self._work.move(batch_id, RUNNING, Status.CANCELLING):
             batch = await self.get(batch_id, tenant)
-            await self._restart(batch_id)
+            await self._restart(batch_id, batch.expires_at)
             return batch
         batch = await self.get(batch_id, tenant)
         if batch.status not in (Status.CANCELLING, Status.CANCELLED):
@@ -145,39 +156,32 @@ class Batches:
             expires_at=int(now) + WINDOWS_S[wanted.completion_window],
         )
 
-    async def _start(self, batch_id: str) -> None:
-        batch = await self._database.call(partial(records.find, batch_id=batch_id))
-        if batch is not None and batch_id not in self._running and not self._fleet.is_draining:
-            task = asyncio.create_task(self._bring_to_its_end(batch_id), name=batch_id)
-            self._running[batch_id] = _Running(task, batch.expires_at)
-            task.add_done_callback(lambda _: self._forget(batch_id, task))
+    def _start(self, batch_id: str, expires_at: int) -> None:
+        if not self._fleet.is_draining:
+            task = asyncio.create_task(self._work.run(batch_id), name=batch_id)
+            self._ongoing[batch_id] = _Ongoing(task, expires_at)
+            task.add_done_callback(self._settle)
 
-    async def _bring_to_its_end(self, batch_id: str) -> None:
-        while True:
-            try:
-                return await self._work.run(batch_id)
-            except Exception:
-                # A group of tasks of which one fails just then passes its error on in place of the cancellation.
-                if (task := asyncio.current_task()) is not None and task.cancelling():
-                    return
-                logger.exception("%s cannot go on; trying again in %.0f s", batch_id, RETRY_S)
-                await asyncio.sleep(RETRY_S)
-
-    async def _restart(self, batch_id: str) -> None:
-        """Break the work off and begin it anew from what the database says."""
-        running = self._running.get(batch_id)
-        if running is not None:
-            running.task.cancel()
-            await asyncio.gather(running.task, return_exceptions=True)
-        await self._start(batch_id)
+    async def _restart(self, batch_id: str, expires_at: int) -> None:
+        """Break the work off and begin it anew."""
+        if (ongoing := self._ongoing.get(batch_id)) is not None:
+            ongoing.task.cancel()
+            await asyncio.gather(ongoing.task, return_exceptions=True)
+        self._start(batch_id, expires_at)
 
     async def _stop(self) -> None:
-        tasks = [running.task for running in self._running.values()]
+        tasks = [ongoing.task for ongoing in self._ongoing.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _forget(self, batch_id: str, task: "asyncio.Task[None]") -> None:
-        running = self._running.get(batch_id)
-        if running is not None and running.task is task:
-            del self._running[batch_id]
+    def _settle(self, task: "asyncio.Task[None]") -> None:
+        batch_id = task.get_name()
+        ongoing = self._ongoing.get(batch_id)
+        if ongoing is None or ongoing.task is not task:
+            return
+        if task.cancelled() or (error := task.exception()) is None:
+            del self._ongoing[batch_id]
+        else:
+            logger.error("%s cannot go on; trying again in %.0f s", batch_id, RETRY_S, exc_info=error)
+            ongoing.retry_at_s = asyncio.get_running_loop().time() + RETRY_S

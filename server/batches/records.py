@@ -161,10 +161,10 @@ def page(db: sqlite3.Connection, tenant: str, after: str | None, limit: int) -> 
     return [BatchRecord(*row) for row in db.execute(sql, (tenant, after, after, limit))]
 
 
-def unfinished(db: sqlite3.Connection) -> list[str]:
-    """The ids of all batches that have not ended, the oldest first."""
-    sql = f"SELECT id FROM batches WHERE status NOT IN ({_marks(ENDED)}) ORDER BY id"
-    return [row["id"] for row in db.execute(sql, ENDED)]
+def unfinished(db: sqlite3.Connection) -> list[tuple[str, int]]:
+    """The id of each batch that has not ended and when its time is over, the oldest first."""
+    sql = f"SELECT id, expires_at FROM batches WHERE status NOT IN ({_marks(ENDED)}) ORDER BY id"
+    return [(row["id"], row["expires_at"]) for row in db.execute(sql, ENDED)]
 
 
 def advance(db: sqlite3.Connection, batch_id: str, sources: Sequence[Status], target: Status, now: int) -> bool:
