@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 MAX_GRAMMARS = 128
-MAX_SOURCE_BYTES = 2 << 20
-"""Of all sources kept together; what is compiled takes several times as much."""
+MAX_SOURCE_BYTES = 1 << 19
+"""Of all sources kept together; what is compiled takes up to a hundred times as much."""
 
 _Key = tuple[str, str, str]
 
@@ -99,7 +99,10 @@ class GrammarLibrary:
             self._checker = Checker(vocabulary)
         try:
             translated = await self._checker.translate(grammar)
-            return await asyncio.to_thread(open_matcher, self._engine_tokenizer, translated)
+            matcher = await asyncio.to_thread(open_matcher, self._engine_tokenizer, translated)
+            # Copies begin with what this has found out.
+            await asyncio.to_thread(matcher.compute_bitmask)
+            return matcher
         except GrammarError as error:
             return error
 
