@@ -41,8 +41,9 @@ class ChatBody:
             self.parameters[parameter] = value
 
     def parsed(self) -> ChatCompletionRequest:
-        """The request. Raises RequestError in the chat's own names."""
-        return parse_chat_request({**self.parameters, "messages": self.messages})
+        """The request. Raises RequestError in the client's names."""
+        with self._names.in_errors():
+            return parse_chat_request({**self.parameters, "messages": self.messages})
 
 
 def image_part(url: str, detail: str | None) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 def to_chat(request: CountTokensRequest, passed_on: dict[str, Any], names: ParamNames) -> ChatCompletionRequest:
     """The chat that a request asks for. A last message of the assistant's is left open, to be continued.
 
-    Raises RequestError; `names` then knows what the client calls the field.
+    Raises RequestError in the client's names, which `names` then knows for what comes later.
     """
     body = ChatBody(names)
     if request.system:

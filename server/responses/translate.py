@@ -30,7 +30,7 @@ def to_chat(
 ) -> ChatCompletionRequest:
     """The chat that a request asks for, behind the items of the response that it goes on from.
 
-    Raises RequestError; `names` then knows what the client calls the field.
+    Raises RequestError in the client's names, which `names` then knows for what comes later.
     """
     body = ChatBody(names)
     names.add("messages", "input")

@@ -40,8 +40,8 @@ def messages_router(
         with ExitStack() as held:
             place = held.enter_context(admission.place(tenant))
             wanted, passed_on = parse_messages_request(await read_json(request, max_body_bytes, place.charge))
+            chat = to_chat(wanted, passed_on, names)
             with names.in_errors():
-                chat = to_chat(wanted, passed_on, names)
                 job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
             writer = MessageWriter(job)
             if wanted.stream:
@@ -62,8 +62,8 @@ def messages_router(
         names = ParamNames()
         with admission.place(tenant) as place:
             wanted, passed_on = parse_count_tokens_request(await read_json(request, max_body_bytes, place.charge))
+            chat = to_chat(wanted, passed_on, names)
             with names.in_errors():
-                chat = to_chat(wanted, passed_on, names)
                 job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
                 num_tokens = await count_prompt(request, inflight, job)
         return Response(msgspec.json.encode(TokensCount(num_tokens)), media_type="application/json")

@@ -52,8 +52,8 @@ def responses_router(
             wanted, passed_on = parse_responses_request(await read_json(request, max_body_bytes, place.charge))
             earlier = _earlier(store, tenant, wanted)
             _check_fits(store, wanted, earlier, place.size_bytes)
+            chat = to_chat(wanted, passed_on, earlier.items if earlier else (), names)
             with names.in_errors():
-                chat = to_chat(wanted, passed_on, earlier.items if earlier else (), names)
                 job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
             keep = partial(_keep, store, tenant, wanted, earlier, place.size_bytes)
             writer = ResponseWriter(job, begun(wanted, chat, job), keep)
@@ -76,8 +76,8 @@ def responses_router(
         with admission.place(tenant) as place:
             wanted, passed_on = parse_input_tokens_request(await read_json(request, max_body_bytes, place.charge))
             earlier = _earlier(store, tenant, wanted)
+            chat = to_chat(wanted, passed_on, earlier.items if earlier else (), names)
             with names.in_errors():
-                chat = to_chat(wanted, passed_on, earlier.items if earlier else (), names)
                 job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
                 return _json(InputTokens(await count_prompt(request, inflight, job)))
 
