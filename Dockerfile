@@ -45,13 +45,14 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM ${PYTHON_IMAGE} AS runtime
 # tini is the container's first process: it collects the decode processes that a killed worker leaves behind.
 # /run/glimpsed: the queue's socket where gateway and worker are containers of their own.
-# /var/cache/glimpsed: checkpoints that are downloaded by hub name. Nothing else needs to be writable but /tmp.
+# /var/cache/glimpsed: checkpoints that are downloaded by hub name. /var/lib/glimpsed: files and batches, where
+# GLIMPSED_DATA_DIR says so. Nothing else needs to be writable but /tmp.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 65532 glimpsed \
     && useradd --uid 65532 --gid 65532 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin glimpsed \
-    && install -d -o 65532 -g 65532 -m 0700 /run/glimpsed /var/cache/glimpsed
+    && install -d -o 65532 -g 65532 -m 0700 /run/glimpsed /var/cache/glimpsed /var/lib/glimpsed
 ENV PATH=/opt/glimpsed/bin:$PATH \
     HOME=/tmp \
     HF_HOME=/var/cache/glimpsed \
