@@ -75,7 +75,7 @@ async def test_every_route_but_the_probes_needs_a_key_and_so_does_what_is_no_rou
                 answer = await client.get(path, headers=key)
                 assert answer.status_code == (200 if path in OPEN_PATHS else 401), path
                 if answer.status_code == 401:
-                    assert answer.json()["error"]["code"] == "invalid_api_key"
+                    assert answer.json()["error"]["type"] == "authentication_error"
                     assert answer.headers["x-request-id"]
                     assert answer.headers["www-authenticate"]
 
