@@ -66,14 +66,20 @@ def _bound_memory() -> None:
     """So much more than now."""
     with open("/proc/self/statm", encoding="ascii") as statm:
         size_bytes = int(statm.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (size_bytes + MEMORY_BYTES,) * 2)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _bound(resource.RLIMIT_AS, size_bytes + MEMORY_BYTES)
+    _bound(resource.RLIMIT_CORE, 0)
 
 
 def _bound_cpu() -> None:
     """So much more than now: the kernel ends the process that takes longer over one grammar."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + 1 + CPU_S, resource.RLIM_INFINITY))
+    _bound(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + CPU_S)
+
+
+def _bound(which: int, limit: int) -> None:
+    """Set the soft limit, within the hard one of this machine."""
+    hard = resource.getrlimit(which)[1]
+    resource.setrlimit(which, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 if __name__ == "__main__":

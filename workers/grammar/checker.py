@@ -26,28 +26,26 @@ _ENVIRONMENT = {
 
 
 class Checker:
-    """Tries one grammar at a time; others wait their turn."""
+    """Tries one grammar at a time: a call may only begin when the one before has ended."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
         self._process: asyncio.subprocess.Process | None = None
-        self._turn = asyncio.Lock()
 
     async def translate(self, grammar: Grammar) -> str:
         """The grammar for the engine, after a trial. Raises GrammarError."""
-        async with self._turn:
-            is_whole = False
-            try:
-                if self._process is None:
-                    self._process = await self._start()
-                async with asyncio.timeout(CHECK_TIMEOUT_S):
-                    verdict = await _ask(self._process, grammar)
-                is_whole = True
-            except (TimeoutError, OSError, EOFError):
-                raise TrialFailed("it is too complex") from None
-            finally:
-                if not is_whole:
-                    await self._end()
+        is_whole = False
+        try:
+            if self._process is None:
+                self._process = await self._start()
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                verdict = await _ask(self._process, grammar)
+            is_whole = True
+        except (TimeoutError, OSError, EOFError):
+            raise TrialFailed("it is too complex") from None
+        finally:
+            if not is_whole:
+                await self._end()
         if verdict.reason:
             raise GrammarError(verdict.reason)
         return verdict.translated
