@@ -2,19 +2,24 @@
 
     python -m tests.goldens.make_lean FULL_SET [NAME ...]
 
-Kept of each set: the checkpoint, case.json, visual embeddings, and the likeliest tokens of each step. Left out: the
-pixel tensors (tests build them from media/), the pictures that are not ours to pass on, and the weights and tensors of
-one large set. Nothing is ever deleted.
+Kept of each set: the checkpoint, case.json, and of the cases whose pictures are ours the visual embeddings and the
+likeliest tokens of each step. Left out: the pixel tensors (tests build them from media/), the pictures that are not
+ours to pass on, the weights and tensors of one large set, and of tensors that are published and that nothing reads, all
+rows but the first. Nothing is ever deleted.
 """
 
 import argparse
+import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.goldens.expected import shrink
+from workers.models.registry import read_model_config
+from workers.weights.rules import rules_for
 
 HERE = Path(__file__).parent
 INTERNVL_CHAT = (
@@ -42,13 +47,31 @@ def copy_set(source: Path, target: Path) -> None:
             shutil.copyfile(file, copy)
     if source.name in WITHOUT_TENSORS:
         return
+    _trim_weights(target / "checkpoint")
     with safe_open(source / "expected.safetensors", framework="pt") as expected:
         tensors = {name: expected.get_tensor(name) for name in expected.keys()}
-    kept = {name: tensor for name, tensor in tensors.items() if name.endswith("/visual_embeds")}
-    for name in tensors:
-        if name.endswith("/step_logits"):
-            kept |= shrink(tensors, name.removesuffix("/step_logits"))
+    kept = {}
+    for case in json.loads((source / "case.json").read_text(encoding="utf-8"))["cases"]:
+        if not _has_foreign_media(case):
+            kept |= {name: tensors[name] for name in (f"{case['name']}/visual_embeds",) if name in tensors}
+            kept |= shrink(tensors, case["name"])
     save_file(kept, target / "expected.safetensors")
+
+
+def _trim_weights(checkpoint: Path) -> None:
+    """One row of the tensors that the model ignores: their names still have to be known."""
+    ignored = rules_for(read_model_config(checkpoint)).ignored
+    file = checkpoint / "model.safetensors"
+    with safe_open(file, framework="pt") as weights:
+        metadata = weights.metadata()
+        tensors = {name: weights.get_tensor(name) for name in weights.keys()}
+    if any(name.startswith(ignored) for name in tensors):
+        trimmed = {name: t[:1].clone() if name.startswith(ignored) else t for name, t in tensors.items()}
+        save_file(trimmed, file, metadata=metadata)
+
+
+def _has_foreign_media(case: dict[str, Any]) -> bool:
+    return any(f'media/{name}"' in json.dumps(case["messages"]) for name in FOREIGN_MEDIA)
 
 
 def _is_kept(file: Path, set_name: str) -> bool:

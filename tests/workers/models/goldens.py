@@ -102,8 +102,8 @@ def read_json(set_name: str, path: str) -> dict[str, Any]:
 
 @cache
 def expected_tensors(set_name: str) -> dict[str, Tensor]:
-    """All expected tensors of a set."""
-    return load_file(set_path(set_name) / "expected.safetensors")
+    """All expected tensors of a set; only the full one has those of cases whose pictures are not ours."""
+    return load_file((set_path(set_name) if FULL is None else FULL / set_name) / "expected.safetensors")
 
 
 @cache
