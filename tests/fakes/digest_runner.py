@@ -6,9 +6,10 @@ of the last value. A sequence's `sampling` is its stop id, or None.
 """
 
 import hashlib
+from collections.abc import Iterable
 
 from workers.engine.plan import StepPlan
-from workers.engine.sequence import Sequence
+from workers.engine.sequence import MediaInput, Sequence
 
 VOCABULARY = 50
 
@@ -60,10 +61,7 @@ class DigestRunner:
     def run(self, plan: StepPlan) -> dict[str, int]:
         for key in plan.drop_embeddings:
             self.embeddings.pop(key, None)
-        for item in plan.encode:
-            assert item.key not in self.embeddings
-            self.embeddings[item.key] = item.tiles
-            self.encoded.append(item.key)
+        self.keep(plan.encode)
         for chunk in plan.chunks:
             for position in range(chunk.start, chunk.end):
                 before = self._slots[self._slot(chunk.seq, position - 1)] if position else b""
@@ -75,6 +73,13 @@ class DigestRunner:
             if chunk.samples:
                 sampled[chunk.seq.request_id] = token_after(attended[-1])
         return sampled
+
+    def keep(self, encoded: Iterable[MediaInput]) -> None:
+        """The tower's embeddings of these."""
+        for item in encoded:
+            assert item.key not in self.embeddings
+            self.embeddings[item.key] = item.tiles
+            self.encoded.append(item.key)
 
     def _slot(self, seq: Sequence, position: int) -> int:
         return seq.block_table[position // self._block_size] * self._block_size + position % self._block_size

@@ -5,11 +5,14 @@ from workers.engine.block_manager import BlockManager
 from workers.engine.encoder_cache import EncoderCache
 from workers.engine.plan import StepPlan
 from workers.engine.scheduler import Scheduler
-from workers.engine.sequence import Sequence, Status
+from workers.engine.sequence import MediaInput, Sequence, Status
 
 
 class Rig:
-    """Sequences live here until they end; `sampling` is their stop id, or None."""
+    """Sequences live here until they end; `sampling` is their stop id, or None.
+
+    encode_steps: None: the tower runs in the step. Else it runs beside the steps, and takes so many of them.
+    """
 
     def __init__(
         self,
@@ -21,12 +24,22 @@ class Rig:
         prefill_chunk: int | None = None,
         encoder_tokens: int = 256,
         prefix_cache: bool = True,
+        encode_steps: int | None = None,
     ) -> None:
         self.blocks = BlockManager(num_blocks, block_size, prefix_cache)
         self.encoder_cache = EncoderCache(encoder_tokens, token_bytes=1)
         self.scheduler = Scheduler(
-            self.blocks, self.encoder_cache, max_num_seqs, max_num_batched_tokens, max_encode_tokens, prefill_chunk
+            self.blocks,
+            self.encoder_cache,
+            max_num_seqs,
+            max_num_batched_tokens,
+            max_encode_tokens,
+            prefill_chunk,
+            encodes_beside=encode_steps is not None,
         )
+        self.encoding: tuple[MediaInput, ...] = ()  # what the tower is at, beside the steps
+        self._encode_steps = encode_steps or 0
+        self._steps_left = 0
         self.runner = DigestRunner(num_blocks * block_size, block_size)
         self.live: dict[str, Sequence] = {}
         self.finished: dict[str, Sequence] = {}
@@ -45,10 +58,15 @@ class Rig:
 
     def step(self) -> StepPlan:
         decoding = [seq for seq in self.live.values() if seq.status is Status.RUNNING and seq.num_uncomputed == 1]
-        plan = self.scheduler.schedule()
+        if self.encoding and self._steps_left == 0:
+            self.finish_encoding()
+        self._steps_left -= 1
+        plan = self.plan()
         self._check_plan(plan, decoding)
+        if not plan.chunks and self.encoding:
+            self.finish_encoding()
         sampled = self.runner.run(plan)
-        assert len(self.runner.embeddings) == len(self.encoder_cache)
+        assert len(self.runner.embeddings) == len(self.encoder_cache) - len(self.encoding)
         assert all(key in self.encoder_cache for key in self.runner.embeddings)
         self.scheduler.update(plan, sampled)
         for request_id, token_id in sampled.items():
@@ -60,6 +78,21 @@ class Rig:
         self.num_preemptions += len(plan.preempted)
         self.check()
         return plan
+
+    def plan(self) -> StepPlan:
+        """Plan a step; the tower begins with what is to be encoded beside it."""
+        plan = self.scheduler.schedule()
+        if plan.encode_beside:
+            assert not self.encoding and not plan.encode
+            assert any(chunk.length == 1 for chunk in plan.chunks)
+            self.encoding, self._steps_left = plan.encode_beside, self._encode_steps
+        return plan
+
+    def finish_encoding(self) -> None:
+        """The tower is done beside the steps."""
+        self.runner.keep(self.encoding)
+        self.encoding = ()
+        self.scheduler.encoded_beside()
 
     def run(self, max_steps: int = 10_000) -> int:
         """Step until nothing is left; returns how many steps that took."""
@@ -77,7 +110,7 @@ class Rig:
 
     def _check_plan(self, plan: StepPlan, decoding: list[Sequence]) -> None:
         max_num_seqs, max_num_batched_tokens, max_encode_tokens, prefill_chunk = self._limits
-        assert plan.chunks or not self.live
+        assert plan.chunks or self.encoding or not self.live
         assert plan.num_tokens <= max_num_batched_tokens and self.scheduler.num_running <= max_num_seqs
         assert all(chunk.length <= (prefill_chunk or max_num_batched_tokens) for chunk in plan.chunks)
         scheduled = {chunk.seq for chunk in plan.chunks}
@@ -86,7 +119,8 @@ class Rig:
         for chunk in plan.chunks:
             assert chunk.start == chunk.seq.num_computed_tokens and chunk.length >= 1
             assert chunk.samples == (chunk.end == chunk.seq.num_tokens)
-        assert len(plan.encode) == 1 or sum(item.length for item in plan.encode) <= max_encode_tokens
-        assert len({item.key for item in plan.encode}) == len(plan.encode)
+        for encode in (plan.encode, plan.encode_beside):
+            assert len(encode) == 1 or sum(item.length for item in encode) <= max_encode_tokens
+            assert len({item.key for item in encode}) == len(encode)
         for item in plan.encode:
             assert any(item in chunk.seq.media_between(chunk.start, chunk.end) for chunk in plan.chunks)

@@ -8,6 +8,7 @@ import torch
 from workers.attention.paged_sdpa import PagedSDPA
 from workers.backends.native import NativeBackend
 from workers.backends.sizing import EngineLimits
+from workers.backends.tower_thread import open_tower_thread
 from workers.engine.block_manager import BlockManager
 from workers.engine.encoder_cache import EncoderCache
 from workers.engine.engine import Engine
@@ -52,6 +53,7 @@ def build_engine(model: VisionLanguageModel, limits: EngineLimits, enable_prefix
         limits.num_blocks, limits.block_size, enable_prefix_cache, shares_outputs=unfolding is None
     )
     encoder_cache = EncoderCache(limits.encoder_cache_bytes, model.hidden_size * model.dtype.itemsize)
+    tower_thread = open_tower_thread(model.device)
     scheduler = Scheduler(
         block_manager,
         encoder_cache,
@@ -59,9 +61,11 @@ def build_engine(model: VisionLanguageModel, limits: EngineLimits, enable_prefix
         limits.max_num_batched_tokens,
         limits.max_encode_tokens,
         media_unit=unfolding.token_grid if unfolding else 1,
+        encodes_beside=tower_thread is not None,
     )
     attention = PagedSDPA(model.kv_spec, limits.num_blocks, limits.block_size, model.dtype, model.device)
-    return Engine(scheduler, block_manager, Runner(model, attention, _lower_attention(model, limits)))
+    runner = Runner(model, attention, _lower_attention(model, limits))
+    return Engine(scheduler, block_manager, runner, tower_thread)
 
 
 def _lower_attention(model: VisionLanguageModel, limits: EngineLimits) -> PagedSDPA | None:

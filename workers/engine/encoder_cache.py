@@ -34,6 +34,10 @@ class EncoderCache:
     def __len__(self) -> int:
         return len(self._sizes)
 
+    def is_pending(self, key: bytes) -> bool:
+        """Whether an entry is planned, but not yet encoded."""
+        return key in self._pending
+
     @property
     def size_bytes(self) -> int:
         return self._size_bytes

@@ -1,6 +1,9 @@
 """The serving core of one model: sequences in, tokens out, one step at a time. Joins scheduler, runner and sampler."""
 
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from schemas.errors import EngineError, GlimpsedError
 from workers.engine.batch import packing_order
@@ -48,12 +51,21 @@ class Counters:
 class Engine:
     """Not thread-safe: one thread calls `add`, `abort` and `step`."""
 
-    def __init__(self, scheduler: Scheduler, block_manager: BlockManager, runner: Runner) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        block_manager: BlockManager,
+        runner: Runner,
+        tower_thread: ThreadPoolExecutor | None = None,
+    ) -> None:
+        """tower_thread: where media are encoded beside the steps, for a scheduler that plans so."""
         self.scheduler = scheduler
         self.block_manager = block_manager
         self.counters = Counters()
         self._runner = runner
         self._masks = MaskFiller()
+        self._tower_thread = tower_thread
+        self._encoding: Future[dict[bytes, Tensor]] | None = None
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence. Raises ValueError when it could never fit into the K/V pool (ask `scheduler.fits`)."""
@@ -69,7 +81,17 @@ class Engine:
         A medium that cannot be encoded ends the sequences that hold it; the others repeat the step. Any other exception
         is the device's or ours: the engine is not to be used again.
         """
+        if self._encoding is not None and self._encoding.done():
+            failed = self._take_encoded(self._encoding)
+            if failed:
+                return failed
         plan = self.scheduler.schedule()
+        if plan.encode_beside and self._tower_thread is not None:
+            self._encoding = self._tower_thread.submit(self._runner.encode, plan.encode_beside)
+            self.counters.encoded_items += len(plan.encode_beside)
+        if not plan.chunks and self._encoding is not None:
+            wait([self._encoding])
+            return self._take_encoded(self._encoding)
         # They depend on earlier tokens alone: they are filled while the model computes.
         pending = self._masks.start(_mask_jobs(plan))
         try:
@@ -90,13 +112,22 @@ class Engine:
         self._count(plan, len(sampled))
         return [self._account(seq, choice) for seq, choice in sampled]
 
+    def _take_encoded(self, encoding: "Future[dict[bytes, Tensor]]") -> list[TokenOutput | SequenceFailed]:
+        """Hold what was encoded beside the steps. Returns the sequences that ended because it could not be."""
+        self._encoding = None
+        try:
+            self._runner.keep(encoding.result())
+        except EncodingFailed as error:
+            return _failures(self.scheduler.fail_beside(error.key), error)
+        self.counters.encoded_tokens += self.scheduler.encoded_beside()
+        return []
+
     def _fail(self, plan: StepPlan, error: EncodingFailed) -> list[TokenOutput | SequenceFailed]:
         """End every sequence of the step that holds the medium."""
         failed = [chunk.seq for chunk in plan.chunks if any(item.key == error.key for item in chunk.seq.media)]
         for seq in failed:
             self.scheduler.finish(seq, Status.FINISHED_ERROR)
-        shown = EngineError("The model could not process this request's media.")
-        return [SequenceFailed(seq.request_id, str(error), shown) for seq in failed]
+        return _failures(failed, error)
 
     def _account(self, seq: Sequence, choice: Choice) -> TokenOutput | SequenceFailed:
         """End the sequence where its new token says so, or where its grammar cannot go on."""
@@ -125,6 +156,11 @@ class Engine:
                 done.prefill_tokens += chunk.length
             if chunk.samples and chunk.seq.num_output_tokens == 1:
                 done.cached_tokens += chunk.seq.num_cached_tokens
+
+
+def _failures(sequences: list[Sequence], error: EncodingFailed) -> list[TokenOutput | SequenceFailed]:
+    shown = EngineError("The model could not process this request's media.")
+    return [SequenceFailed(seq.request_id, str(error), shown) for seq in sequences]
 
 
 def _mask_jobs(plan: StepPlan) -> list[MaskJob]:

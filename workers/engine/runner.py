@@ -34,32 +34,40 @@ class Runner:
         self._embeddings: dict[bytes, Tensor] = {}
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> tuple[Tensor, Batch] | None:
-        """Run a step. Returns float32 logits [R, V] with the batch that names their sequences; None when the plan has
-        nothing but encoding. Raises EncodingFailed before anything of the batch was computed."""
-        for key in plan.drop_embeddings:
-            self._embeddings.pop(key, None)
-        if plan.encode:
-            self._encode(plan.encode)
-        if not plan.chunks:
-            return None
-        batch = build_batch(plan.chunks, self._attention.block_size)
-        return self._forward(plan.chunks, batch), batch
+    def encode(self, items: Seq[MediaInput]) -> dict[bytes, Tensor]:
+        """The embeddings of media by key, from the vision tower; for any thread. Raises EncodingFailed.
 
-    def _encode(self, items: Seq[MediaInput]) -> None:
-        """Run the tower once for all tiles of one shape, whichever request they belong to; item by item for a model
-        whose tower takes something else."""
+        The tower runs once for all tiles of one shape, whichever request they belong to; item by item for a model whose
+        tower takes something else.
+        """
         if isinstance(self._model, EncodesInputs):
-            for item in items:
-                self._embeddings[item.key] = self._encode_one(self._model, item)
-            return
+            return {item.key: self._encode_one(self._model, item) for item in items}
+        embeddings = {}
         for _, group in groupby(items, key=lambda item: item.tiles.shape[1:]):
             members = list(group)
             pixels = torch.cat([torch.from_numpy(item.tiles) for item in members]).to(self._model.device)
             tiles = self._model.encode_tiles(pixels)
             for item, embedding in zip(members, tiles.split([len(item.tiles) for item in members]), strict=True):
                 # A copy of its own: a view would keep the whole group's memory alive after the others are dropped.
-                self._embeddings[item.key] = embedding.flatten(0, 1).clone()
+                embeddings[item.key] = embedding.flatten(0, 1).clone()
+        return embeddings
+
+    def keep(self, embeddings: dict[bytes, Tensor]) -> None:
+        """Hold embeddings for the steps to come, until a plan drops them."""
+        self._embeddings |= embeddings
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> tuple[Tensor, Batch] | None:
+        """Run a step. Returns float32 logits [R, V] with the batch that names their sequences; None when the plan has
+        nothing but encoding. Raises EncodingFailed before anything of the batch was computed."""
+        for key in plan.drop_embeddings:
+            self._embeddings.pop(key, None)
+        if plan.encode:
+            self.keep(self.encode(plan.encode))
+        if not plan.chunks:
+            return None
+        batch = build_batch(plan.chunks, self._attention.block_size)
+        return self._forward(plan.chunks, batch), batch
 
     def _encode_one(self, model: EncodesInputs, item: MediaInput) -> Tensor:
         try:

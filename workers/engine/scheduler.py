@@ -8,9 +8,7 @@ Everything goes by order = (priority, arrival); within one priority nobody overt
 - Out of pages: the last running sequence in order loses all of its own, perhaps the one that asked, and starts over
   from what the prefix cache still has; its outputs stay. A waiting sequence of a higher priority takes seats and pages
   from running ones of a lower priority in the same way.
-- The vision tower runs for the spans that a step's chunks touch. A chunk ends before a span that can be neither found
-  nor encoded in this step, and then nobody behind it encodes, so that a large item cannot starve. The first item of a
-  step may be larger than the step's budget.
+- A chunk ends before the span of a picture that is not encoded yet and cannot be in this step: see encode_planner.
 - Where the model cannot divide a line of placeholder tokens, no chunk ends within one.
 
 Progress: the first sequence in order can always take the pages of all others, and what others hold of the encoder
@@ -23,9 +21,10 @@ from dataclasses import dataclass, field
 from operator import attrgetter
 
 from workers.engine.block_manager import BlockManager
+from workers.engine.encode_planner import EncodePlanner
 from workers.engine.encoder_cache import EncoderCache
 from workers.engine.plan import Chunk, StepPlan
-from workers.engine.sequence import MediaInput, Sequence, Status
+from workers.engine.sequence import Sequence, Status
 
 _order = attrgetter("order")
 
@@ -35,12 +34,9 @@ class _Step:
     """What is still to give away in the step being planned, and what was given."""
 
     budget: int  # tokens for prefills and admissions; decodes have theirs set aside
-    encode_budget: int
     chunks: list[Chunk] = field(default_factory=list)
-    encode: list[MediaInput] = field(default_factory=list)
     preempted: list[str] = field(default_factory=list)
     is_admitting: bool = True
-    is_encoding: bool = True
 
 
 class Scheduler:
@@ -56,6 +52,7 @@ class Scheduler:
     prefill_chunk: most tokens of one sequence in one step; None: only the step's budget limits it.
     media_unit: placeholder tokens of a span come in lines of so many, which one chunk holds whole. A chunk is cut down
         to whole lines; one line more than the limits allow is taken where there would be nothing else.
+    encodes_beside: the tower can run while steps go on.
 
     Raises ValueError for a limit less than 1 or a token budget too small to decode all running sequences at once.
     """
@@ -69,6 +66,7 @@ class Scheduler:
         max_encode_tokens: int,
         prefill_chunk: int | None = None,
         media_unit: int = 1,
+        encodes_beside: bool = False,
     ) -> None:
         if min(max_num_seqs, max_encode_tokens, media_unit, 1 if prefill_chunk is None else prefill_chunk) < 1:
             raise ValueError("max_num_seqs, max_encode_tokens, prefill_chunk and media_unit must be at least 1")
@@ -78,7 +76,7 @@ class Scheduler:
         self._encoder_cache = encoder_cache
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
-        self._max_encode_tokens = max_encode_tokens
+        self._encodes = EncodePlanner(encoder_cache, max_encode_tokens, encodes_beside)
         self._prefill_chunk = max_num_batched_tokens if prefill_chunk is None else prefill_chunk
         self._media_unit = media_unit
         self._sequences: dict[str, Sequence] = {}
@@ -132,9 +130,10 @@ class Scheduler:
         seq.status = status
 
     def schedule(self) -> StepPlan:
-        """Plan the next step. Not empty while there is work."""
+        """Plan the next step. Not empty while there is work, unless all of it waits for what is encoded beside."""
         num_decodes = sum(seq.num_uncomputed == 1 for seq in self._running)
-        step = _Step(budget=self._max_num_batched_tokens - num_decodes, encode_budget=self._max_encode_tokens)
+        step = _Step(budget=self._max_num_batched_tokens - num_decodes)
+        self._encodes.begin(num_decodes)
         index = 0
         while True:
             is_new = self._is_waiting_next(index, step)
@@ -148,9 +147,11 @@ class Scheduler:
             self._give_chunk(seq, is_new, step)
             if seq.status is Status.RUNNING:
                 index += 1
+        encode, encode_beside = self._encodes.take()
         return StepPlan(
             chunks=tuple(sorted(step.chunks, key=lambda chunk: chunk.length > 1)),
-            encode=tuple(step.encode),
+            encode=encode,
+            encode_beside=encode_beside,
             drop_embeddings=self._encoder_cache.take_dropped(),
             preempted=tuple(step.preempted),
         )
@@ -179,6 +180,18 @@ class Scheduler:
         for chunk in plan.chunks:
             for item in chunk.seq.media_between(chunk.start, chunk.end):
                 self._encoder_cache.release(item.key, chunk.seq.request_id)
+
+    def encoded_beside(self) -> int:
+        """What a plan had encoded beside the steps is there; returns how many tokens that were."""
+        return self._encodes.encoded_beside()
+
+    def fail_beside(self, key: bytes) -> list[Sequence]:
+        """This medium cannot be encoded: all sequences that hold it end. Returns them."""
+        failed = [seq for seq in self._sequences.values() if any(item.key == key for item in seq.media)]
+        for seq in failed:
+            self.finish(seq, Status.FINISHED_ERROR)
+        self._encodes.discard_beside()
+        return failed
 
     def _is_waiting_next(self, index: int, step: _Step) -> bool:
         """Whether the first waiting sequence comes before the running one at `index` and may be tried."""
@@ -213,7 +226,7 @@ class Scheduler:
         end = self._whole_lines(seq, start, start + length)
         if length == 0 or not self._make_room(seq, end, step):
             return
-        end = self._claim_media(seq, start, end, step)
+        end = self._encodes.claim(seq, start, end)
         if end == start:
             return
         if not is_decode:
@@ -236,25 +249,6 @@ class Scheduler:
             if victim is seq:
                 return False
         self._block_manager.allocate(seq, num_tokens)
-        return True
-
-    def _claim_media(self, seq: Sequence, start: int, end: int, step: _Step) -> int:
-        """Hold the embeddings that tokens [start, end) need; returns where the chunk must end for want of one."""
-        for item in seq.media_between(start, end):
-            if item.key not in self._encoder_cache and not self._encode(item, step):
-                return max(start, item.start)
-            self._encoder_cache.acquire(item.key, seq.request_id)
-        return end
-
-    def _encode(self, item: MediaInput, step: _Step) -> bool:
-        length = item.encoded_length
-        is_within_budget = length <= step.encode_budget or not step.encode
-        if not (step.is_encoding and is_within_budget and self._encoder_cache.can_add(length)):
-            step.is_encoding = False
-            return False
-        self._encoder_cache.add(item.key, length)
-        step.encode.append(item)
-        step.encode_budget -= length
         return True
 
     def _preempt(self, seq: Sequence, step: _Step) -> None:

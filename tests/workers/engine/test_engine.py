@@ -96,6 +96,26 @@ def test_a_medium_that_cannot_be_encoded_fails_its_own_request_only(model: Picky
     assert engine.block_manager.usage == 0
 
 
+def test_a_tower_beside_the_steps_changes_no_token_and_fails_only_whom_it_must(
+    model: PickyModel, monkeypatch: pytest.MonkeyPatch
+):
+    undisturbed = build_engine(model, LIMITS, enable_prefix_cache=False)
+    for seq in (sequence("text", tokens=40), sequence("sound", SOUND), sequence("late", SOUND + 1)):
+        undisturbed.add(seq)
+    expected, _ = run(undisturbed)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 0)  # as if a core were left, on any machine
+    engine = build_engine(model, LIMITS, enable_prefix_cache=False)
+    engine.add(sequence("text", tokens=40))
+    first = engine.step()
+    for seq in (sequence("sound", SOUND), sequence("broken", BROKEN), sequence("late", SOUND + 1)):
+        engine.add(seq)
+    tokens, failed = run(engine)
+    tokens["text"] = [output.token_id for output in first] + tokens["text"]
+    assert tokens == expected and set(failed) == {"broken"}
+    assert engine.block_manager.usage == 0 and engine.counters.encoded_items > 2
+
+
 def test_any_other_exception_of_a_step_comes_through(model: PickyModel):
     engine = build_engine(model, LIMITS, enable_prefix_cache=False)
     engine.add(sequence("text"))

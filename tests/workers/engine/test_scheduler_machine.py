@@ -24,6 +24,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_encode_tokens=st.sampled_from([1, 6, 40]),
         encoder_tokens=st.sampled_from([0, 4, 9, 64]),
         prefix_cache=st.booleans(),
+        encode_steps=st.sampled_from([None, 0, 1, 4]),
     )
     def start(
         self,
@@ -35,6 +36,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_encode_tokens: int,
         encoder_tokens: int,
         prefix_cache: bool,
+        encode_steps: int | None,
     ) -> None:
         self.rig = Rig(
             num_blocks,
@@ -45,6 +47,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             prefill_chunk,
             encoder_tokens,
             prefix_cache,
+            encode_steps,
         )
         self.expected: dict[str, list[int]] = {}
         self.num_added = 0
@@ -115,7 +118,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def fail_a_step(self) -> None:
-        self.rig.scheduler.discard(self.rig.scheduler.schedule())
+        self.rig.scheduler.discard(self.rig.plan())
 
     @rule()
     def reset_prefix_cache(self) -> None:

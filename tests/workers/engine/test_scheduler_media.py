@@ -3,7 +3,7 @@
 from tests.fakes.digest_runner import undisturbed_outputs
 from tests.fakes.prompts import chunks_of, clip, picture, prompt
 from tests.fakes.scheduling_rig import Rig
-from workers.engine.sequence import Sequence
+from workers.engine.sequence import Sequence, Status
 
 
 def test_second_turn_computes_only_what_is_new() -> None:
@@ -155,3 +155,57 @@ def test_frames_of_a_preempted_clip_give_the_same() -> None:
     rig.run()
     assert rig.num_preemptions > 0
     assert [seq.output_ids for seq in seqs] == expected
+
+
+def test_decoding_goes_on_while_pictures_are_encoded_beside_it() -> None:
+    rig = Rig(encode_steps=3)
+    text = rig.add(prompt("text", 6, max_new_tokens=30))
+    rig.step()
+    seq = rig.add(prompt("pictures", 30, media=(picture(2, 8, b"cat"), picture(12, 8, b"dog")), seed=1))
+    expected = [undisturbed_outputs(seq) for seq in (text, seq)]
+    plan = rig.step()
+    assert [item.key for item in plan.encode_beside] == [b"cat-key", b"dog-key"] and plan.encode == ()
+    assert chunks_of(plan) == [("text", 6, 1, True), ("pictures", 0, 2, False)]
+    for _ in range(3):
+        assert chunks_of(rig.step()) == [("text", text.num_tokens - 2, 1, True)]
+    assert chunks_of(rig.step())[1] == ("pictures", 2, 28, True)
+    rig.run()
+    assert [text.output_ids, seq.output_ids] == expected
+
+
+def test_a_lone_request_is_encoded_in_its_step() -> None:
+    rig = Rig(encode_steps=3)
+    rig.add(prompt("a", 12, media=(picture(2, 6, b"cat"),)))
+    plan = rig.step()
+    assert [item.key for item in plan.encode] == [b"cat-key"] and chunks_of(plan) == [("a", 0, 12, True)]
+
+
+def test_what_is_encoded_beside_outlives_the_request_that_left() -> None:
+    rig = Rig(encode_steps=2)
+    text = rig.add(prompt("text", 6, max_new_tokens=40))
+    rig.step()
+    rig.add(prompt("gone", 20, media=(picture(2, 8, b"cat"),), seed=1))
+    rig.step()
+    rig.abort("gone")
+    again = rig.add(prompt("again", 20, media=(picture(2, 8, b"cat"),), seed=1))
+    expected = undisturbed_outputs(again)
+    rig.run()
+    assert rig.runner.encoded == [b"cat-key"] and again.output_ids == expected and text.is_finished
+
+
+def test_what_cannot_be_encoded_beside_ends_those_who_hold_it() -> None:
+    rig = Rig(encode_steps=2)
+    rig.add(prompt("text", 6, max_new_tokens=20))
+    rig.step()
+    bad, good = (
+        rig.add(prompt(name, 20, media=(picture(2, 8, name.encode()),), seed=seed))
+        for seed, name in enumerate(("bad", "good"), start=1)
+    )
+    expected = undisturbed_outputs(good)
+    rig.step()
+    assert rig.scheduler.fail_beside(b"bad-key") == [bad]
+    del rig.live["bad"]
+    rig.encoding = ()
+    rig.check()
+    rig.run()
+    assert bad.status is Status.FINISHED_ERROR and good.output_ids == expected

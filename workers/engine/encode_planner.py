@@ -1,0 +1,87 @@
+"""Which media the vision tower takes in a step, or beside the steps, and how far chunks may go for them. No tensors.
+
+In a step: the tower runs first, for the spans that the step's chunks touch. A chunk ends before a span that can be
+neither found nor encoded, and then nobody behind it encodes, so that a large item cannot starve. The first item of a
+step may be larger than the step's budget.
+
+Beside the steps, where the model's backend can do that and somebody decodes: nobody's next token waits for the tower.
+It takes one batch at a time, and chunks end before spans until these are there.
+"""
+
+from workers.engine.encoder_cache import EncoderCache
+from workers.engine.sequence import MediaInput, Sequence
+
+
+class EncodePlanner:
+    """Plans over the encoder cache: `begin` and `take` enclose the planning of a step, `claim` is for each chunk."""
+
+    def __init__(self, cache: EncoderCache, max_encode_tokens: int, encodes_beside: bool) -> None:
+        self._cache = cache
+        self._max_tokens = max_encode_tokens
+        self._encodes_beside = encodes_beside
+        self._awaited: tuple[MediaInput, ...] = ()
+        self._planned: list[MediaInput] = []
+        self._budget = 0
+        self._is_beside = False
+        self._is_encoding = False
+
+    def begin(self, num_decodes: int) -> None:
+        """A step is to be planned in which so many sequences decode."""
+        self._planned = []
+        self._budget = self._max_tokens
+        self._is_beside = self._encodes_beside and (num_decodes > 0 or bool(self._awaited))
+        self._is_encoding = True
+
+    def take(self) -> tuple[tuple[MediaInput, ...], tuple[MediaInput, ...]]:
+        """What is to be encoded in the planned step, and what beside it; one of them is empty."""
+        planned = tuple(self._planned)
+        if not self._is_beside:
+            return planned, ()
+        self._awaited += planned
+        return (), planned
+
+    def claim(self, seq: Sequence, start: int, end: int) -> int:
+        """Hold the embeddings that tokens [start, end) need; returns where the chunk must end for want of one."""
+        items = seq.media_between(start, end)
+        for index, item in enumerate(items):
+            if self._is_beside and not self._is_encoded(item):
+                self._encode_beside(seq, items[index:])
+                return max(start, item.start)
+            if item.key not in self._cache and not self._encode(item):
+                return max(start, item.start)
+            self._cache.acquire(item.key, seq.request_id)
+        return end
+
+    def encoded_beside(self) -> int:
+        """What was encoded beside the steps is there; returns how many tokens that were."""
+        done, self._awaited = self._awaited, ()
+        self._cache.complete(item.key for item in done)
+        return sum(item.encoded_length for item in done)
+
+    def discard_beside(self) -> None:
+        """What was to be encoded beside the steps never comes; who needs it has it encoded again."""
+        failed, self._awaited = self._awaited, ()
+        self._cache.discard((item.key for item in failed), ())
+
+    def _is_encoded(self, item: MediaInput) -> bool:
+        return item.key in self._cache and not self._cache.is_pending(item.key)
+
+    def _encode_beside(self, seq: Sequence, items: list[MediaInput]) -> None:
+        """Have the tower begin with these, unless it is at others. They are held at once, lest they go before use."""
+        for item in items:
+            if item.key in self._cache:
+                continue
+            if self._awaited or not self._encode(item):
+                return
+            self._cache.acquire(item.key, seq.request_id)
+
+    def _encode(self, item: MediaInput) -> bool:
+        length = item.encoded_length
+        is_within_budget = length <= self._budget or not self._planned
+        if not (self._is_encoding and is_within_budget and self._cache.can_add(length)):
+            self._is_encoding = False
+            return False
+        self._cache.add(item.key, length)
+        self._planned.append(item)
+        self._budget -= length
+        return True
