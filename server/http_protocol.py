@@ -139,7 +139,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._gentle.has_unread_body and not self._gentle.is_closing():
+        if self._gentle.has_unread_body and self.cycle.response_complete and not self._gentle.is_closing():
             # The answer did not need the body. The connection goes on if its end comes soon.
             self._linger_timer = self.loop.call_later(self._patience.linger_s, self._gentle.close)
 
@@ -195,7 +195,7 @@ class HttpProtocol(HttpToolsProtocol):
             # It is the body of the running request that is broken: there will be no more of it.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            if self.cycle.response_started:
+            if self.cycle.response_started or self.pipeline:
                 self._gentle.close()
                 return
         response = error_response(error, {"connection": "close", "x-request-id": new_request_id()})

@@ -209,6 +209,30 @@ async def test_a_body_that_nobody_wants_is_taken_for_a_while() -> None:
     assert one.transport.ends == ["eof", "aborted"]
 
 
+async def test_a_body_sent_ahead_is_not_taken_for_one_that_nobody_wants() -> None:
+    one = Connection()
+    one.may_answer.clear()
+    one.send(GET + b"\r\n" + GET + b"Content-Length: 10\r\n\r\nhello")
+    one.may_answer.set()
+    await one.answered(1)
+    one.may_answer.clear()
+    one.loop.advance(60)
+    assert one.transport.ends == []
+    one.send(b"hello")
+    one.may_answer.set()
+    await one.answered(2)
+
+
+async def test_a_broken_body_behind_a_running_answer_ends_the_connection() -> None:
+    one = Connection()
+    one.may_answer.clear()
+    one.send(GET + b"\r\n" + GET + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n")
+    assert (one.transport.ends, one.transport.written) == (["eof"], b"")
+    one.loop.advance(5)
+    assert one.transport.ends == ["eof", "aborted"]
+    one.may_answer.set()
+
+
 async def test_a_body_that_nobody_wanted_and_that_ended_leaves_the_connection_usable() -> None:
     one = Connection()
     for number in range(1, 4):
