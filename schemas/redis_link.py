@@ -5,7 +5,7 @@ The client retries nothing by itself: most of what is sent here must not be sent
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -84,6 +84,19 @@ async def repeat(turn: Callable[[], Awaitable[None]], on_failure: Callable[[], N
     while True:
         await backed_off(turn, on_failure)
         await asyncio.sleep(pause_s)
+
+
+def keep_repeating(name: str, turns: Coroutine[Any, Any, None], on_end: Callable[[], None]) -> "asyncio.Task[None]":
+    """A task for `repeat`. `on_end`: called if it ends by a fault of ours, so that nobody waits for it in vain."""
+
+    def settle(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the queue failed: %s", type(error).__name__, exc_info=error)
+            on_end()
+
+    task = asyncio.create_task(turns, name=name)
+    task.add_done_callback(settle)
+    return task
 
 
 class Mailbox:

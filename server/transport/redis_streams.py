@@ -26,6 +26,7 @@ from schemas.redis_link import (
     Fields,
     Mailbox,
     connect,
+    keep_repeating,
     leave_if_cancelled,
     put,
     repeat,
@@ -78,8 +79,8 @@ class RedisQueue:
         """See JobQueue. Redis need not be there yet."""
         self._heard_at = time.monotonic()
         self._tasks = [
-            asyncio.create_task(repeat(self._tick, self._leases.renew_all, self._tick_s), name="queue-tick"),
-            asyncio.create_task(repeat(self._receive, self._leases.renew_all), name="queue-receive"),
+            keep_repeating("queue-tick", repeat(self._tick, self._leases.renew_all, self._tick_s), self._end_messages),
+            keep_repeating("queue-receive", repeat(self._receive, self._leases.renew_all), self._end_messages),
         ]
 
     async def submit(self, job: Job, *, front: bool = False) -> None:
@@ -155,6 +156,9 @@ class RedisQueue:
             await self._client.srem(names.GATEWAYS, self._id)
             await self._client.delete(names.gateway_mailbox(self._id))
         await self._client.aclose()
+        self._end_messages()
+
+    def _end_messages(self) -> None:
         self._inbox.put_nowait(None)
 
     async def _tick(self) -> None:

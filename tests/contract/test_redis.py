@@ -236,12 +236,14 @@ async def test_a_user_with_few_rights_and_a_password_in_the_url_is_enough(redis:
         assert await answered(gateway.ask("few rights")) == answer("few rights", 7, TOKENS)
 
 
-# One end alone, and Redis itself as the other.
+# Both ends without an application or a ledger, where nothing is to end by itself.
+
+ENDLESS_LEASE_S = 30.0
 
 
 @pytest.fixture
 async def queue(redis: RedisServer) -> AsyncIterator[RedisQueue]:
-    queue = RedisQueue(redis.url, max_queue=8, lease_s=REDIS_LEASE_S)
+    queue = RedisQueue(redis.url, max_queue=8, lease_s=ENDLESS_LEASE_S)
     await queue.start()
     yield queue
     await queue.close()
@@ -249,22 +251,25 @@ async def queue(redis: RedisServer) -> AsyncIterator[RedisQueue]:
 
 @pytest.fixture
 async def source(redis: RedisServer) -> AsyncIterator[RedisSource]:
-    source = RedisSource(redis.url, lease_s=REDIS_LEASE_S)
+    source = RedisSource(redis.url, lease_s=ENDLESS_LEASE_S)
     await source.start(hello("w"))
     yield source
     await source.close()
 
 
-async def test_a_pointer_whose_reader_died_is_followed_by_another_worker(
-    queue: RedisQueue, source: RedisSource, redis: RedisServer
+async def test_a_pointer_whose_reader_died_is_followed_by_another_worker_after_a_lease(
+    queue: RedisQueue, redis: RedisServer
 ) -> None:
     [*_, line, _] = names.lines_of("tiny")
     with contextlib.closing(redis.client()) as client:
         client.xgroup_create(line, names.GROUP, id="0", mkstream=True)
         await queue.submit(chat_job("a"))
         assert client.xreadgroup(names.GROUP, names.CONSUMER, {line: ">"}), "read, and never followed"
+    source = RedisSource(redis.url, lease_s=0.5)
+    await source.start(hello("w"))
     await source.claim(1)
     assert await Inbox(source.messages()).next() == chat_job("a")
+    await source.close()
 
 
 async def test_a_job_whose_pointer_is_there_twice_is_taken_once(

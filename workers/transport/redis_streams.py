@@ -19,7 +19,18 @@ from schemas import redis_names as names
 from schemas.control import Cancel, Drain, Goodbye, Heartbeat, Hello
 from schemas.events import Event, Failed, Finished
 from schemas.jobs import Job
-from schemas.redis_link import BLOCK_S, FAILURES, Fields, Mailbox, backed_off, connect, leave_if_cancelled, put, repeat
+from schemas.redis_link import (
+    BLOCK_S,
+    FAILURES,
+    Fields,
+    Mailbox,
+    backed_off,
+    connect,
+    keep_repeating,
+    leave_if_cancelled,
+    put,
+    repeat,
+)
 from schemas.wire import LEASE_S, ToGateway, WireError, decode_for_worker, encode
 from workers.transport.redis_lines import Lines
 
@@ -67,8 +78,8 @@ class RedisSource:
             await self._mailbox.renew()
             await self._tell_gateways({}, ())
         self._tasks = [
-            asyncio.create_task(repeat(turn, self._failed), name=f"queue-{name}")
-            for name, turn in (("jobs", self._look_for_jobs), ("orders", self._look_for_orders))
+            keep_repeating(name, repeat(turn, self._failed), self._end_messages)
+            for name, turn in (("queue-jobs", self._look_for_jobs), ("queue-orders", self._look_for_orders))
         ]
 
     async def claim(self, credits: int) -> None:
@@ -135,6 +146,9 @@ class RedisSource:
                 await self._tell_gateways({}, (Goodbye(worker_id=self._hello.worker_id, reason=reason),))
                 await self._client.delete(names.worker_mailbox(self._hello.worker_id))
         await self._client.aclose()
+        self._end_messages()
+
+    def _end_messages(self) -> None:
         self._inbox.put_nowait(None)
 
     def _failed(self) -> None:
