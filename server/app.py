@@ -25,6 +25,7 @@ from server.fleet import Fleet
 from server.idempotency import IdempotencyMiddleware, IdempotentAnswers
 from server.inflight import Inflight
 from server.limits.gate import Gate
+from server.limits.gate_metrics import GateCollector
 from server.limits.key_file import KeyFile
 from server.limits.key_limits import UNLIMITED, KeyLimits
 from server.limits.middleware import RateLimitMiddleware
@@ -98,6 +99,7 @@ def create_app(
     keys = ApiKeys(api_keys, KeyFile(key_file, limits.of_key) if key_file is not None else None, limits.of_key)
     rates = RateLimits(keys.limits, time.monotonic)
     gate = Gate(keys.limits, rates, limits.max_queue_tokens, time.monotonic)
+    registry.register(GateCollector(gate))
     admission = Admission(
         limits.max_in_flight,
         lambda tenant: keys.limits(tenant).max_concurrency,

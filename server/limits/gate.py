@@ -49,6 +49,10 @@ class Gate:
             raise
         return Passage(job, size, prompt_tokens, reserved, backlog, self)
 
+    def waiting_tokens(self) -> dict[str, int]:
+        """Model -> prompt tokens that wait for it now, as estimated."""
+        return {model: backlog.num_tokens for model, backlog in self._backlogs.items()}
+
     def learn(self, job: Job, size: PromptSize, accepted: Accepted) -> None:
         """A worker has counted a prompt."""
         self._estimator.learn(job.model, size, accepted)

@@ -17,10 +17,11 @@ class RateLimitMiddleware:
         self._rates = rates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in GENERATING_PATHS:
+        is_generating = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in GENERATING_PATHS
+        tenant = scope["state"]["tenant"] if is_generating else ""
+        if not is_generating or not self._rates.apply_to(tenant):
             await self._app(scope, receive, send)
             return
-        tenant = scope["state"]["tenant"]
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -22,6 +22,11 @@ class RateLimits:
         self._requests: dict[str, TokenBucket] = {}
         self._tokens: dict[str, TokenBucket] = {}
 
+    def apply_to(self, tenant: str) -> bool:
+        """Whether a tenant is limited at all."""
+        limits = self._limits_of(tenant)
+        return limits.requests_per_minute is not None or limits.tokens_per_minute is not None
+
     def take_request(self, tenant: str) -> None:
         """Count one request. Raises Overloaded when the minute's are used up, or when tokens are owed."""
         now_s = self._clock()

@@ -130,6 +130,7 @@ async def test_too_many_waiting_tokens_are_429_and_room_comes_back() -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         assert refused.headers["retry-after"] == "1"
         assert len(queue.submitted) == 1
+        assert 'glimpsed_queue_tokens{model="demo"} 100.0' in (await client.get("/metrics")).text
         go_on.set()
         assert (await first).status_code == 200
         assert (await client.post(CHAT, json=ask("x" * 400))).status_code == 200
