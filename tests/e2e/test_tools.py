@@ -37,7 +37,8 @@ TOOLS: Any = [
     {"type": "function", "function": {"name": "count", "description": "Counts shapes.", "parameters": COUNT}},
     {"type": "function", "function": {"name": "wait"}},
 ]
-MESSAGES: Any = [{"role": "user", "content": [image(SMALL_PNG), {"type": "text", "text": "What is this?"}]}]
+PICTURE = image(f"data:image/png;base64,{SMALL_PNG}")
+MESSAGES: Any = [{"role": "user", "content": [PICTURE, {"type": "text", "text": "What is this?"}]}]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,7 @@ def test_a_result_with_a_picture_goes_back_to_the_model(client: OpenAI, model: s
     )
     message: Any = called.choices[0].message
     (call,) = message.tool_calls
-    result: Any = {"role": "tool", "tool_call_id": call.id, "content": [image(SMALL_PNG)]}
+    result: Any = {"role": "tool", "tool_call_id": call.id, "content": [PICTURE]}
     answer = client.chat.completions.create(
         model=model, messages=[*MESSAGES, message, result], tools=TOOLS, max_tokens=8, temperature=0
     )

@@ -193,7 +193,8 @@ async def test_calls_may_be_held_to_one() -> None:
 
 
 async def test_without_tools_what_looks_like_a_call_is_text() -> None:
-    for parameters in ({}, {"tools": [LOOK], "tool_choice": "none"}):
+    choices: list[dict[str, Any]] = [{}, {"tools": [LOOK], "tool_choice": "none"}]
+    for parameters in choices:
         async with client_of(MemoryQueue(calling())) as client:
             choice = (await client.post(CHAT, json=ask(**parameters))).json()["choices"][0]
         assert (choice["message"]["content"], choice["finish_reason"]) == (CALLS, "stop")

@@ -34,7 +34,7 @@ def ids_of(name: str) -> list[int]:
 @pytest.mark.parametrize("name", NAMES)
 def test_calls_are_read_from_the_tokens(name: str, size: int, grammar: Grammar | None) -> None:
     form_name = pick_writer(tokenizer(name), has_named_turns=True).form_name
-    marks = {tokenizer(name).token_id(mark) for mark in FORMS[form_name].marks} - {None}
+    marks = {found for mark in FORMS[form_name].marks if (found := tokenizer(name).token_id(mark)) is not None}
     reply = ReplyText(tokenizer(name), SamplingParams(seed=0, grammar=grammar), frozenset(), True, marks)
     parser = open_parser(form_name, TOOLS, ToolChoice())
     ids = ids_of(name)
