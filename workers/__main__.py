@@ -71,7 +71,7 @@ def open_source(address: str) -> JobSource:
         except ImportError:
             raise ConfigError("--queue: redis:// needs the package redis: pip install 'glimpsed[redis]'") from None
         return RedisSource(address)
-    if address.startswith("ipc://"):
+    if address.startswith("ipc://") and len(address) > len("ipc://"):
         from workers.transport.zeromq import ZeroMQSource
 
         return ZeroMQSource(address)

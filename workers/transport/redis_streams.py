@@ -36,9 +36,6 @@ from workers.transport.redis_lines import Lines
 
 log = logging.getLogger(__name__)
 
-GOODBYE_S = 1.0
-"""How long a closing worker tries to get its Goodbye out."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Held:
@@ -141,10 +138,9 @@ class RedisSource:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        with contextlib.suppress(TimeoutError, *FAILURES):
-            async with asyncio.timeout(GOODBYE_S):
-                await self._tell_gateways({}, (Goodbye(worker_id=self._hello.worker_id, reason=reason),))
-                await self._client.delete(names.worker_mailbox(self._hello.worker_id))
+        with contextlib.suppress(*FAILURES):
+            await self._tell_gateways({}, (Goodbye(worker_id=self._hello.worker_id, reason=reason),))
+            await self._client.delete(names.worker_mailbox(self._hello.worker_id))
         await self._client.aclose()
         self._end_messages()
 
