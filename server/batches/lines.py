@@ -21,7 +21,7 @@ from server.files.store import FileStore
 
 MAX_ATTEMPTS = 3
 """As OpenAI's clients have it: two retries."""
-LINES_AT_ONCE = 256
+LINES_AT_ONCE = 64
 
 
 class _Line(msgspec.Struct):

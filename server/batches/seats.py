@@ -20,8 +20,8 @@ class Seats:
     def __init__(self, fleet: Fleet, max_lines: int) -> None:
         self._fleet = fleet
         self._free = asyncio.Semaphore(max_lines)
+        self._heads: dict[str, asyncio.Lock] = {}
         self._size_bytes = 0
-        self.num_taken = 0
 
     def seat(self, model: str, size_bytes: int) -> "Seat":
         """A seat for a line of so many bytes, yet to be taken."""
@@ -29,21 +29,21 @@ class Seats:
 
     async def take(self, model: str, size_bytes: int) -> None:
         """Wait for a free seat while there is room for the model."""
-        while True:
-            while not self._is_open(model):
+        # Of those who wait for one model only the first looks about; there may be a thousand.
+        async with self._heads.setdefault(model, asyncio.Lock()):
+            while True:
+                while not self._is_open(model):
+                    await asyncio.sleep(POLL_S)
+                await self._free.acquire()
+                if self._is_open(model) and (not self._size_bytes or self._size_bytes + size_bytes <= MAX_BYTES):
+                    self._size_bytes += size_bytes
+                    return
+                self._free.release()
                 await asyncio.sleep(POLL_S)
-            await self._free.acquire()
-            if self._is_open(model) and (not self._size_bytes or self._size_bytes + size_bytes <= MAX_BYTES):
-                self._size_bytes += size_bytes
-                self.num_taken += 1
-                return
-            self._free.release()
-            await asyncio.sleep(POLL_S)
 
     def leave(self, size_bytes: int) -> None:
         """Give a seat back."""
         self._size_bytes -= size_bytes
-        self.num_taken -= 1
         self._free.release()
 
     def _is_open(self, model: str) -> bool:

@@ -4,6 +4,7 @@ Each step is committed before the next begins, so that work which was broken off
 time or by the end of the process, goes on from the database alone.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +19,8 @@ from server.batches.records import ENDED, BatchRecord, Outcome, Status
 from server.files.database import Database
 
 FULL_RETRY_S = 60.0
+MAX_CHECKS = 2
+"""Inputs that are checked at a time; the lines of each are in memory meanwhile."""
 
 
 class BatchWork:
@@ -38,6 +41,7 @@ class BatchWork:
         self._files = files
         self._metrics = metrics
         self._clock = clock
+        self._checks = asyncio.Semaphore(MAX_CHECKS)
 
     async def accept(self, batch: BatchRecord, max_batches: int) -> None:
         """Take a new batch into the records, where its tenant may have another. Raises Overloaded, RequestError."""
@@ -49,7 +53,8 @@ class BatchWork:
         ExceptionGroup when the storage fails: then the batch stands where it stood."""
         batch = await self._find(batch_id)
         if batch.status == Status.VALIDATING:
-            await self._validate(batch)
+            async with self._checks:
+                await self._validate(batch)
             batch = await self._find(batch_id)
         if batch.status == Status.IN_PROGRESS:
             await self._lines.run(batch)

@@ -120,6 +120,8 @@ class UploadForm:
     def _begin_data(self) -> None:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name", b"").decode("utf-8", "replace")
+        if not name:
+            raise _invalid("one of its parts has no name")
         if name in self._fields or (name == "file" and self._filename is not None):
             raise RequestError(ErrorCode.INVALID_VALUE, f"'{printable(name)}' is given twice.", printable(name))
         if len(self._fields) >= MAX_FIELDS:

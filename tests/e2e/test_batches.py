@@ -118,7 +118,7 @@ def test_the_demo_model_answers_a_batch_with_a_picture(tmp_path: Path) -> None:
         "picture": parts,
         "local": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}],
     }
-    bodies = {
+    bodies: dict[str, Any] = {
         name: {"model": "glimpsed-demo", "messages": [{"role": "user", "content": parts}], "temperature": 0}
         for name, parts in asked.items()
     }

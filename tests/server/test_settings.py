@@ -17,6 +17,7 @@ from server.settings import (
     ServeSettings,
     local_queue_path,
     parse_models,
+    state_folder,
 )
 from workers.settings import DEMO_NAME as WORKERS_DEMO_NAME
 from workers.settings import WorkerSettings, parse_command_line
@@ -110,3 +111,19 @@ def test_serve_hands_on_only_what_a_worker_knows_and_in_its_form() -> None:
 def test_both_sides_agree_on_where_the_local_queue_is_and_what_the_demo_is_called() -> None:
     assert parse_command_line(["demo"]).queue_address == f"ipc://{local_queue_path()}"
     assert WORKERS_DEMO_NAME == DEMO_NAME
+
+
+@pytest.mark.parametrize(
+    ("variable", "folder"),
+    [
+        ("/var/lib/me", "/var/lib/me/glimpsed"),
+        ("", "/home/me/.local/state/glimpsed"),
+        ("x", "/home/me/.local/state/glimpsed"),
+    ],
+)
+def test_files_and_batches_are_where_a_user_keeps_state(
+    monkeypatch: pytest.MonkeyPatch, variable: str, folder: str
+) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_STATE_HOME", variable)
+    assert state_folder() == Path(folder)

@@ -47,7 +47,7 @@ async def sdk(
 @asynccontextmanager
 async def client_of(base_url: str, api_key: str = "sk-test") -> AsyncIterator[openai.AsyncOpenAI]:
     """OpenAI's client, which never tries again by itself."""
-    http = httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S)
+    http: Any = httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S)
     async with openai.AsyncOpenAI(base_url=base_url, api_key=api_key, max_retries=0, http_client=http) as client:
         yield client
 
@@ -56,7 +56,12 @@ async def submit(client: openai.AsyncOpenAI, lines: Iterable[object] | bytes, en
     """A new batch."""
     content = lines if isinstance(lines, bytes) else jsonl(lines)
     file = await client.files.create(file=("input.jsonl", content), purpose="batch")
-    return await client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+    return await submit_file(client, file.id, endpoint)
+
+
+async def submit_file(client: openai.AsyncOpenAI, file_id: str, endpoint: Any = CHAT) -> Batch:
+    """A new batch of a file that is there."""
+    return await client.batches.create(input_file_id=file_id, endpoint=endpoint, completion_window="24h")
 
 
 async def until(client: openai.AsyncOpenAI, batch_id: str, *statuses: str) -> Batch:

@@ -1,6 +1,9 @@
 """Batches by OpenAI's own client, against a worker that plays a script."""
 
 import asyncio
+import contextlib
+import io
+import re
 from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,18 @@ from schemas.jobs import BACKGROUND_PRIORITY, ChatJob
 from server.app import GatewayLimits
 from server.batches.build import BatchLimits
 from tests.fakes.memory_queue import MemoryQueue, tell
-from tests.server.batches.rig import CHAT, answer_of, client_of, content, jsonl, line, sdk, submit, until
+from tests.server.batches.rig import (
+    CHAT,
+    answer_of,
+    client_of,
+    content,
+    jsonl,
+    line,
+    sdk,
+    submit,
+    submit_file,
+    until,
+)
 from tests.server.serving import listening
 
 
@@ -222,7 +236,7 @@ async def test_a_key_sees_its_own_batches_only(tmp_path: Path) -> None:
                 with pytest.raises(openai.NotFoundError):
                     await second.files.retrieve(file_id)
                 with pytest.raises(openai.NotFoundError):
-                    await second.batches.create(input_file_id=file_id, endpoint=CHAT, completion_window="24h")
+                    await submit_file(second, file_id)
             assert [one async for one in second.batches.list()] == []
             own = await until(second, (await submit(second, [line("b")])).id)
             assert [one.id async for one in second.batches.list()] == [own.id]
@@ -241,6 +255,23 @@ async def test_only_so_many_batches_of_a_key_run_and_are_remembered(tmp_path: Pa
         with pytest.raises(openai.RateLimitError):
             await submit(client, [line("a")])
         assert {batch.id async for batch in client.batches.list()} == {stuck.id, other.id}
+
+
+async def test_the_readmes_example_makes_a_batch(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    (example,) = [
+        block for block in re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.M) if "batches" in block
+    ]
+    queue = MemoryQueue(tell("a cat"), models=("glimpsed-demo",))
+    async with listening(queue, data_dir=tmp_path) as (host, port):
+        code = compile(example.replace("127.0.0.1:8000", f"{host}:{port}"), "README.md", "exec")
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            await asyncio.to_thread(exec, code, {})
+        async with client_of(f"http://{host}:{port}/v1") as client:
+            (batch,) = [one async for one in client.batches.list()]
+            outputs = await content(client, (await until(client, batch.id)).output_file_id)
+    assert printed.getvalue().strip() in ("validating", "in_progress", "finalizing", "completed")
+    assert [(one["custom_id"], answer_of(one)) for one in outputs] == [("0", "a cat"), ("1", "a cat")]
 
 
 async def test_metrics_tell_batches_and_lines(tmp_path: Path) -> None:

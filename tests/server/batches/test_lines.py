@@ -116,12 +116,12 @@ async def test_lines_wait_for_a_worker_of_their_model_and_for_waiting_requests(t
         batch_id = await life.submit([line("b")])
         await life.until(batch_id, "in_progress")
         waits = [asyncio.sleep(0.02) for _ in range(3)]
-        life.queue.depth = lambda _: 1  # type: ignore[method-assign]
+        life.queue.depth = lambda model: 1  # type: ignore[method-assign]
         await waits[0]
         life.queue.fleet[:] = idle
         await waits[1]
         assert len(life.asked) == 1
-        life.queue.depth = lambda _: 0  # type: ignore[method-assign]
+        life.queue.depth = lambda model: 0  # type: ignore[method-assign]
         await life.until(batch_id, "completed")
         await waits[2]
         assert len(life.asked) == 2
