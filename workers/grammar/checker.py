@@ -34,12 +34,11 @@ class Checker:
 
     async def translate(self, grammar: Grammar) -> str:
         """The grammar for the engine, after a trial. Raises GrammarError."""
+        process = await self._running()
         is_whole = False
         try:
-            if self._process is None:
-                self._process = await self._start()
             async with asyncio.timeout(CHECK_TIMEOUT_S):
-                verdict = await _ask(self._process, grammar)
+                verdict = await _ask(process, grammar)
             is_whole = True
         except (TimeoutError, OSError, EOFError):
             raise TrialFailed("it is too complex") from None
@@ -53,6 +52,13 @@ class Checker:
     async def close(self) -> None:
         """End the process, whatever it does."""
         await self._end()
+
+    async def _running(self) -> asyncio.subprocess.Process:
+        if self._process is not None and self._process.returncode is not None:
+            await self._end()  # it died while it had nothing to do
+        if self._process is None:
+            self._process = await self._start()
+        return self._process
 
     async def _start(self) -> asyncio.subprocess.Process:
         """A process that knows the vocabulary. Raises RuntimeError: that is this machine's fault, no grammar's."""

@@ -115,16 +115,25 @@ async def test_what_is_kept_is_bounded_and_the_oldest_goes_first(
     assert (await library.open(a, "")).matcher is not first.matcher
 
 
-async def test_a_child_that_dies_costs_one_trial(library: GrammarLibrary) -> None:
+async def test_a_child_that_died_while_idle_is_replaced(library: GrammarLibrary) -> None:
     await library.open(Grammar("regex", "a"), "")
     checker = library._checker
     assert checker is not None and checker._process is not None
-    pid = checker._process.pid
-    checker._process.kill()
+    died = checker._process
+    died.kill()
+    await died.wait()
+    await library.open(Grammar("regex", "b"), "")
+    assert checker._process.pid != died.pid
+
+
+async def test_a_trial_that_ends_with_its_child_is_refused_and_may_be_tried_again(library: GrammarLibrary) -> None:
+    await library.open(Grammar("regex", "a"), "")
+    checker = library._checker
+    assert checker is not None and checker._process is not None
+    checker._process.kill()  # the news of its end has not come when the next grammar does
     with pytest.raises(RequestError):
         await library.open(Grammar("regex", "b"), "")
     await library.open(Grammar("regex", "b"), "")
-    assert checker._process.pid != pid
 
 
 async def test_a_client_that_leaves_while_its_grammar_is_tried_leaves_nothing_behind(library: GrammarLibrary) -> None:
