@@ -104,6 +104,8 @@ def _transact(connection: sqlite3.Connection, work: Callable[[sqlite3.Connection
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    # Its side files get the same mode.
+    path.touch(mode=0o600)
     try:
         connection = sqlite3.connect(path, isolation_level=None)
         connection.row_factory = sqlite3.Row

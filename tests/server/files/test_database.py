@@ -34,6 +34,7 @@ async def test_what_was_committed_is_there_again_and_what_failed_is_not(tmp_path
     with pytest.raises(ZeroDivisionError):
         await database.call(fail)
     assert await database.call(count) == 1
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     await database.close()
     again = Database(tmp_path)
     await again.open()
@@ -99,7 +100,7 @@ def test_the_usual_folder_gives_way_to_a_temporary_one_with_a_warning(
 
 
 def test_ids_sort_by_time_and_are_not_to_be_guessed() -> None:
-    ids = [new_id("file-", time_s) for time_s in (1.0, 1.001, 2.0, 1_700_000_000.0, 4_000_000_000.0)]
+    ids = [new_id("file-", time_s) for time_s in (1.0, 1.5, 2.0, 1_700_000_000.0, 4_000_000_000.0)]
     assert ids == sorted(ids)
     same = {new_id("file-", 5.0) for _ in range(1000)}
     assert len(same) == 1000 and {len(one) for one in same} == {45}
