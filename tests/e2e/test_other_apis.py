@@ -48,7 +48,7 @@ def user(*parts: dict[str, Any]) -> dict[str, Any]:
     return {"role": "user", "content": [*parts, {"type": "text", "text": ASKED}]}
 
 
-def test_responses_say_what_chats_say_of_a_picture_and_a_clip(openai: OpenAI):
+def test_responses_say_what_chats_say_of_a_picture_and_a_clip(openai: OpenAI) -> None:
     media = {
         "image_url": ({"type": "input_image", "image_url": PNG, "detail": "auto"}, PNG),
         "video_url": ({"type": "input_file", "file_data": MP4, "filename": "moving.mp4"}, MP4),
@@ -68,7 +68,7 @@ def test_responses_say_what_chats_say_of_a_picture_and_a_clip(openai: OpenAI):
             assert stream.get_final_response().output_text == answer.output_text
 
 
-def test_a_conversation_of_responses_is_the_chats(openai: OpenAI):
+def test_a_conversation_of_responses_is_the_chats(openai: OpenAI) -> None:
     greedy: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_output_tokens": MAX_TOKENS}
     items: Any = [{"role": "user", "content": [{"type": "input_image", "image_url": PNG}]}]
     first = openai.responses.create(input=items, **greedy)
@@ -85,7 +85,7 @@ def test_a_conversation_of_responses_is_the_chats(openai: OpenAI):
     assert second.usage.input_tokens_details.cached_tokens > 0
 
 
-def test_a_response_keeps_to_its_schema(openai: OpenAI):
+def test_a_response_keeps_to_its_schema(openai: OpenAI) -> None:
     schema = {
         "type": "object",
         "properties": {"colour": {"enum": ["red", "blue"]}},
@@ -97,7 +97,7 @@ def test_a_response_keeps_to_its_schema(openai: OpenAI):
     assert json.loads(answer.output_text)["colour"] in ("red", "blue")
 
 
-def test_messages_say_what_chats_say_of_a_picture_and_a_clip(openai: OpenAI, anthropic: Anthropic):
+def test_messages_say_what_chats_say_of_a_picture_and_a_clip(openai: OpenAI, anthropic: Anthropic) -> None:
     media = {"image": ("image/png", PICTURE, PNG), "video": ("video/mp4", CLIP, MP4)}
     for kind, (media_type, data, url) in media.items():
         expected = chatted(openai, user({"type": f"{kind}_url", f"{kind}_url": {"url": url}}))
@@ -115,7 +115,7 @@ def test_messages_say_what_chats_say_of_a_picture_and_a_clip(openai: OpenAI, ant
         assert counted.input_tokens == expected.usage.prompt_tokens
 
 
-def test_a_stop_sequence_is_named(openai: OpenAI, anthropic: Anthropic):
+def test_a_stop_sequence_is_named(openai: OpenAI, anthropic: Anthropic) -> None:
     said = chatted(openai, user({"type": "image_url", "image_url": {"url": PNG}})).choices[0].message.content
     stop = said[len(said) // 2]
     block = {"type": "image", "source": {"type": "url", "url": PNG}}
@@ -130,7 +130,7 @@ def test_a_stop_sequence_is_named(openai: OpenAI, anthropic: Anthropic):
     assert "".join(block.text for block in answer.content).strip() == said[: said.index(stop)].strip()
 
 
-def test_broken_pictures_are_named_as_the_client_names_them(openai: OpenAI, anthropic: Anthropic):
+def test_broken_pictures_are_named_as_the_client_names_them(openai: OpenAI, anthropic: Anthropic) -> None:
     broken = base64.b64encode(base64.b64decode(PICTURE)[:60]).decode()
     items: Any = [
         {"role": "user", "content": [{"type": "input_image", "image_url": f"data:image/png;base64,{broken}"}]}
