@@ -78,6 +78,8 @@ class RedisQueue:
     async def start(self) -> None:
         """See JobQueue. Redis need not be there yet."""
         self._heard_at = time.monotonic()
+        with contextlib.suppress(*FAILURES):
+            await self._tick()  # A job taken before there is a mailbox would be taken for a dead gateway's.
         self._tasks = [
             keep_repeating("queue-tick", repeat(self._tick, self._leases.renew_all, self._tick_s), self._end_messages),
             keep_repeating("queue-receive", repeat(self._receive, self._leases.renew_all), self._end_messages),
@@ -87,6 +89,8 @@ class RedisQueue:
         """See JobQueue. Raises Unavailable, unless `front`, when Redis does not answer."""
         if self._is_closed:
             raise Unavailable("The server is about to leave.")
+        if not self._is_open:
+            raise Unavailable("The server's queue cannot be reached.")
         waiting = waiting_job(job, is_resumed=front)
         self._leases.release(job.job_id)
         # Booked before it is sent: a worker may have it before Redis has answered here.

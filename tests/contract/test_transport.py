@@ -1,11 +1,13 @@
 """What every transport must do, told from both of its ends."""
 
+import asyncio
+
 import pytest
 
 from schemas.control import Cancel, Drain
 from schemas.errors import Overloaded
 from server.transport.base import JobLost
-from tests.contract.conftest import Inbox, Transport
+from tests.contract.conftest import PATIENCE_S, Inbox, Transport
 from tests.fakes.messages import accepted, chat_job, delta, finished, heartbeat
 
 
@@ -163,10 +165,11 @@ async def test_a_gateway_that_comes_back_learns_its_workers_again(transport: Tra
     await source.heartbeat(heartbeat("w", "a"))
     wanted = [chat_job("b"), Cancel(job_id="a")]
     received = []
-    while not all(message in received for message in wanted):
-        received.append(await inbox.next())
-        assert received[-1] in wanted, "nobody waits for the first one any more"
-        await source.heartbeat(heartbeat("w", "a"))
+    async with asyncio.timeout(PATIENCE_S):
+        while not all(message in received for message in wanted):
+            received.append(await inbox.next())
+            assert received[-1] in wanted, "nobody waits for the first one any more"
+            await source.heartbeat(heartbeat("w", "a"))
 
 
 async def test_a_draining_worker_is_told_when_nothing_more_is_on_its_way(transport: Transport) -> None:
