@@ -127,7 +127,7 @@ def _is_looking(client: dict[str, str]) -> bool:
     return client["cmd"] == "xreadgroup" and "b" in client["flags"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _redis() -> Iterator[RedisServer]:
     with redis_server() as server:
         yield server

@@ -117,4 +117,5 @@ async def running(*arguments: str) -> AsyncIterator[Daemon]:
             await daemon.client.aclose()
             if process.returncode is None:
                 process.kill()
-            await process.wait()
+            # Not `wait` alone: the transport's pipe is only closed once what it holds has been read.
+            await process.communicate()

@@ -150,7 +150,7 @@ async def test_a_model_that_cannot_be_loaded_ends_serve_with_its_reason() -> Non
         (["--dtype", "int3"], "glimpsed worker: --dtype: Input should be 'auto'"),
         (["a=x", "a=y"], "glimpsed serve: MODEL: two models would be served as 'a'"),
         (["--no-such-flag"], "glimpsed: unrecognized arguments: --no-such-flag"),
-        (["--queue", "carrier-pigeon"], "glimpsed serve: --queue: 'carrier-pigeon' is neither"),
+        (["--queue", "carrier-pigeon"], "glimpsed serve: --queue: neither local, "),
     ],
 )
 async def test_bad_settings_end_with_2_and_one_line(arguments: list[str], line: str) -> None:

@@ -142,11 +142,14 @@ async def test_a_worker_that_never_gets_ready_is_given_up(rigs: list[Rig]) -> No
 
 @pytest.mark.parametrize(("worker_code", "own_code"), [(2, 2), (3, 1)])
 async def test_a_worker_that_cannot_start_at_all_ends_the_rest_at_once(
-    rigs: list[Rig], worker_code: int, own_code: int
+    rigs: list[Rig], tmp_path: Path, worker_code: int, own_code: int
 ) -> None:
-    rig = start(rigs, SLEEPS, f"raise SystemExit({worker_code})")
+    sign = tmp_path / "sign"
+    waits = f"import os, time\nwhile not os.path.exists({str(sign)!r}): time.sleep(0.01)"
+    rig = start(rigs, SLEEPS, f"{waits}\nraise SystemExit({worker_code})")
     await rig.until(lambda: len(rig.pids()) == 2)
     pids = rig.pids()
+    sign.touch()
     assert (await fails(rig)).exit_code == own_code
     assert rig.pauses == []
     async with asyncio.timeout(PATIENCE_S):
