@@ -155,3 +155,12 @@ def test_a_percentile_is_the_value_of_the_nearest_rank(percent: float, value: fl
 
 def test_a_percentile_of_nothing_is_no_number() -> None:
     assert math.isnan(percentile([], 50))
+
+
+async def test_an_answer_with_its_finish_reason_is_whole_without_the_usual_last_line() -> None:
+    given = await one(
+        events(
+            {"choices": [{"delta": {"content": "Hi"}}]}, {"choices": [{"delta": {}, "finish_reason": "stop"}]}, end=""
+        )
+    )
+    assert given.error is None and given.text == "Hi"
