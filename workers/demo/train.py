@@ -18,7 +18,7 @@ from .saving import load_weights
 from .shape import Dimensions
 
 LOOKING_STEPS = 2300
-JOINT_STEPS = 3600
+JOINT_STEPS = 2600
 DECAY = 0.7
 PLAN: Plan = (
     Phase(400, single=9, lettered=3, pair=1, words=1, clip=1, crowd=4, dense_weight=1.0, surveys=4),

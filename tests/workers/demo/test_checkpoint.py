@@ -10,6 +10,7 @@ from safetensors import safe_open
 from workers.demo.answer import answers
 from workers.demo.evaluate import OPENING
 from workers.demo.export import CHECKPOINT, load
+from workers.demo.lettering import EM, EM_HEIGHT, PILLOWS_OWN, Lettering, load_font
 from workers.demo.samples import IMAGE, SYSTEM, Writer
 from workers.demo.scenes import RGB, Background, Finish, Scene, Shape
 
@@ -23,6 +24,14 @@ WHITE = Background("white", (255, 255, 255), (255, 255, 255))
 def _scene(*shapes: tuple[str, str, float, float]) -> Scene:
     drawn = tuple(Shape(k, c, x, y, 0.12, 0.12, RGB[c][0]) for c, k, x, y in shapes)
     return Scene(drawn, None, WHITE, Finish(), 1.0, 0)
+
+
+def _lettered(text: str) -> Scene:
+    """Black on white, in the font that Pillow brings."""
+    ratio = load_font(PILLOWS_OWN).getlength(text) / EM
+    em = min(0.3, 0.9 / ratio)
+    word = Lettering(text, PILLOWS_OWN, 0.5, 0.5, ratio * em, em * EM_HEIGHT, "black", (0, 0, 0))
+    return Scene((), word, WHITE, Finish(), 1.0, 0)
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +72,18 @@ def test_it_names_shape_and_colour(loaded) -> None:
 
 def test_it_counts_and_finds(loaded) -> None:
     scene = _scene(("red", "circle", 0.2, 0.2), ("blue", "square", 0.8, 0.2), ("green", "star", 0.5, 0.8))
-    questions = [
-        "How many shapes are there?",
-        "Is there a blue square?",
-        "Is there a yellow square?",
-        "Where is the star?",
-    ]
-    count, there, missing, place = _ask(loaded, [scene], questions)
+    questions = ["How many shapes are there?", "Is there a blue square?", "Is there a yellow square?"]
+    count, there, missing = _ask(loaded, [scene], questions)
     assert count == "There are 3 shapes."
     assert there == "Yes, there is a blue square." and missing == "No, there is no yellow square."
-    assert "bottom" in place, "the column is beyond these weights, the row is not"
+    for x, y, place in ((0.2, 0.2, "at the top left"), (0.5, 0.8, "at the bottom"), (0.8, 0.5, "on the right")):
+        assert _ask(loaded, [_scene(("green", "star", x, y))], ["Where is the star?"]) == [f"The star is {place}."]
+
+
+def test_it_reads(loaded) -> None:
+    for text in ("HELLO", "2048", "stop"):
+        said = _ask(loaded, [_lettered(text)], ["What does it say?"])
+        assert said == [f'It says "{text}".']
 
 
 def test_it_sees_motion(loaded) -> None:
