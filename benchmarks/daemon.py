@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import httpx
 import psutil
@@ -51,12 +52,20 @@ class Daemon:
 
 
 @contextlib.contextmanager
-def serve(arguments: Sequence[str]) -> Iterator[Daemon]:
-    """`glimpsed serve` with these arguments, on a free port. Raises RuntimeError when it does not get ready."""
+def serve(
+    arguments: Sequence[str],
+    module: str = "server.cli",
+    environment: Mapping[str, str] | None = None,
+    log: IO[bytes] | None = None,
+) -> Iterator[Daemon]:
+    """`glimpsed serve` with these arguments, on a free port. Raises RuntimeError when it does not get ready.
+
+    module: what is run as `glimpsed`. environment: None inherits this process's. log: for its stderr.
+    """
     port = free_port()
     began = time.monotonic()
-    command = [sys.executable, "-m", "server.cli", "serve", *arguments, "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command)
+    command = [sys.executable, "-m", module, "serve", *arguments, "--port", str(port), "--log-level", "warning"]
+    process = subprocess.Popen(command, env=environment, stderr=log)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until(lambda: _is_ready(url), process)

@@ -36,7 +36,7 @@ def write_report(name: str, title: str, notes: str, header: Sequence[str], rows:
 def _command() -> str:
     """As it was called, but for where things lie on the machine that measured."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    name = f"-m {spec.name}" if spec is not None else Path(sys.argv[0]).name
+    name = f"-m {spec.name.removesuffix('.__main__')}" if spec is not None else Path(sys.argv[0]).name
     return " ".join(["python", name, *(Path(arg).name if arg.startswith("/") else arg for arg in sys.argv[1:])])
 
 
