@@ -18,8 +18,8 @@ from benchmarks.report import write_report
 from tests.e2e.goldens import ROOT, Golden, group_models, load_goldens
 
 NOTES = (
-    "All cases, one request at a time. Distances: of the natural log probability of the reference's greedy token, at the "
-    "steps whose history is still the reference's. Ids: the share of greedy ids up to the first that differs."
+    "All cases, one request at a time. Distances: of the natural log probability of the reference's greedy token, at "
+    "the steps whose history is still the reference's. Ids: the share of greedy ids up to the first that differs."
 )
 
 
