@@ -23,6 +23,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     max_tokens: tokens to generate at most; None = what is left of the context.
     seed: always set by the gateway (drawn when the client gives none), so that a resumed job repeats its draws.
+    bad_words: texts that the answer must not contain, as the worker's tokenizer writes them.
     top_logprobs: how many alternatives to report at each position (0..20); only read when `logprobs` is true.
     """
 
@@ -37,6 +38,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = {}
+    bad_words: tuple[str, ...] = ()
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     include_stop_str_in_output: bool = False

@@ -181,6 +181,7 @@ def _sampling(
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         logit_bias={int(token_id): bias for token_id, bias in (request.logit_bias or {}).items()},
+        bad_words=tuple(request.bad_words or ()),
         stop=tuple(request.stop or ()),
         stop_token_ids=tuple(request.stop_token_ids or ()),
         include_stop_str_in_output=bool(request.include_stop_str_in_output),

@@ -28,8 +28,9 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 COUNTED = frozenset({"cache_salt", "media_io_kwargs", "mm_processor_kwargs", "model", "priority"})
 PASSED_ON = COUNTED | {
-    "frequency_penalty", "ignore_eos", "logit_bias", "min_p", "min_tokens", "presence_penalty", "repetition_penalty",
-    "seed", "skip_special_tokens", "stop_token_ids", "structured_outputs", "temperature", "top_k", "top_p",
+    "bad_words", "frequency_penalty", "ignore_eos", "logit_bias", "min_p", "min_tokens", "presence_penalty",
+    "repetition_penalty", "seed", "skip_special_tokens", "stop_token_ids", "structured_outputs", "temperature",
+    "top_k", "top_p",
 }  # fmt: skip
 """Parameters that mean what they mean in a chat; COUNTED: those that count_tokens takes as well."""
 

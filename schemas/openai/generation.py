@@ -15,6 +15,7 @@ TokenCount = Annotated[int, Field(ge=1, le=INT32_MAX)]
 TokenId = Annotated[int, Field(ge=0, le=INT32_MAX)]
 TokenIdKey = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,9})$")]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
+BadWord = Annotated[str, Field(max_length=256, pattern="[^ ]")]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 Label = Annotated[str, Field(max_length=1024)]
 
@@ -53,6 +54,7 @@ class GenerationRequest(StructuredRequest):
     logit_bias: Annotated[dict[TokenIdKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = (
         None
     )
+    bad_words: Annotated[list[BadWord], Field(fail_fast=True, max_length=128)] | None = None
     stop: Annotated[list[StopString], Field(fail_fast=True, max_length=4), BeforeValidator(_as_list)] | None = None
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=1024)] | None = None
     include_stop_str_in_output: bool | None = None

@@ -14,7 +14,6 @@ _NOTHING: tuple[Any, ...] = (None, [], {}, "", False)
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": _NOTHING,
     "audio": _NOTHING,
-    "bad_words": _NOTHING,
     "best_of": (None, 1),
     "chat_template": _NOTHING,
     "chat_template_kwargs": _NOTHING,

@@ -30,10 +30,11 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 PASSED_ON = frozenset(
     {
-        "cache_salt", "frequency_penalty", "ignore_eos", "include_stop_str_in_output", "logit_bias", "media_io_kwargs",
-        "min_p", "min_tokens", "mm_processor_kwargs", "model", "presence_penalty", "priority", "prompt_cache_key",
-        "prompt_cache_retention", "repetition_penalty", "safety_identifier", "seed", "service_tier",
-        "skip_special_tokens", "stop", "stop_token_ids", "structured_outputs", "temperature", "top_k", "top_p", "user",
+        "bad_words", "cache_salt", "frequency_penalty", "ignore_eos", "include_stop_str_in_output", "logit_bias",
+        "media_io_kwargs", "min_p", "min_tokens", "mm_processor_kwargs", "model", "presence_penalty", "priority",
+        "prompt_cache_key", "prompt_cache_retention", "repetition_penalty", "safety_identifier", "seed",
+        "service_tier", "skip_special_tokens", "stop", "stop_token_ids", "structured_outputs", "temperature", "top_k",
+        "top_p", "user",
     }
 )  # fmt: skip
 """Parameters that mean what they mean in a chat."""

@@ -56,8 +56,8 @@ def test_every_parameter_reaches_the_worker() -> None:
     job = job_of(
         n=2, max_completion_tokens=9, top_k=-1, repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=-0.5,
         logit_bias={"7": -100}, logprobs=True, top_logprobs=3, stop="END", stop_token_ids=[2], ignore_eos=True,
-        include_stop_str_in_output=True, skip_special_tokens=False, priority=-3, cache_salt="salt",
-        add_generation_prompt=False, return_token_ids=True,
+        bad_words=["damn", "two words"], include_stop_str_in_output=True, skip_special_tokens=False, priority=-3,
+        cache_salt="salt", add_generation_prompt=False, return_token_ids=True,
     )  # fmt: skip
     sampling = job.sampling
     assert (job.n, job.priority, job.cache_salt) == (2, -3, "salt")
@@ -65,6 +65,7 @@ def test_every_parameter_reaches_the_worker() -> None:
     assert (sampling.max_tokens, sampling.top_k, sampling.repetition_penalty) == (9, 0, 1.5)
     assert (sampling.presence_penalty, sampling.frequency_penalty, sampling.logit_bias) == (0.5, -0.5, {7: -100})
     assert (sampling.logprobs, sampling.top_logprobs) == (True, 3)
+    assert sampling.bad_words == ("damn", "two words")
     assert (sampling.stop, sampling.stop_token_ids, sampling.include_stop_str_in_output) == (("END",), (2,), True)
     assert (sampling.ignore_eos, sampling.skip_special_tokens) == (True, False)
 

@@ -164,11 +164,11 @@ def _failures(sequences: list[Sequence], error: EncodingFailed) -> list[TokenOut
 
 
 def _mask_jobs(plan: StepPlan) -> list[MaskJob]:
-    """The masks that a step needs; stop ids are not to be chosen before `min_tokens` are out."""
+    """The masks that a step needs."""
     jobs: list[MaskJob] = []
     decodes, prefills = packing_order(plan.chunks)
     for row, seq in enumerate(chunk.seq for chunk in (*decodes, *prefills) if chunk.samples):
         if seq.grammar is not None:
-            is_short = seq.num_output_tokens < seq.sampling.min_tokens
-            jobs.append(MaskJob(row, seq.grammar, seq.sampling.stop_token_ids if is_short else ()))
+            banned_ids = seq.sampling.banned_ids(seq.token_ids, seq.num_prompt_tokens)
+            jobs.append(MaskJob(row, seq.grammar, banned_ids))
     return jobs

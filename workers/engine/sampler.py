@@ -84,8 +84,8 @@ def _edit(logits: Tensor, rows: Sequence[Row], masks: TokenMasks | None) -> Tens
                 amount = how.frequency_penalty * count + how.presence_penalty
                 penalised.append((i, token_id, how.repetition_penalty, amount))
         biased += [(i, token_id, bias) for token_id, bias in how.logit_bias.items()]
-        if row.num_outputs < how.min_tokens and i not in masked:
-            biased += [(i, token_id, float("-inf")) for token_id in how.stop_token_ids]
+        if i not in masked:
+            biased += [(i, token_id, float("-inf")) for token_id in how.banned_ids(row.token_ids, row.start)]
     if not penalised and not biased and masks is None:
         return logits
     logits = logits.clone()

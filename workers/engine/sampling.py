@@ -1,6 +1,9 @@
 """One sequence's sampling with the model's defaults filled in, and its random draws."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from workers.engine.bad_words import BadWords
 
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -23,6 +26,7 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict)
+    bad_words: BadWords | None = None
     min_tokens: int = 0
     stop_token_ids: frozenset[int] = frozenset()
     num_logprobs: int | None = None
@@ -31,6 +35,13 @@ class Sampling:
     def has_penalties(self) -> bool:
         """Whether earlier outputs change the logits."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
+    def banned_ids(self, token_ids: Sequence[int], start: int) -> list[int]:
+        """What must not be chosen behind token_ids[start:], the answer so far."""
+        banned = list(self.stop_token_ids) if len(token_ids) - start < self.min_tokens else []
+        if self.bad_words is not None:
+            banned += self.bad_words.banned_ids(token_ids, start)
+        return banned
 
 
 def uniform(seed: int, position: int) -> float:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from schemas.sampling import SamplingParams
+from workers.engine.bad_words import BadWords
 from workers.engine.sampling import Sampling
 
 T = TypeVar("T")
@@ -23,8 +24,11 @@ class SamplingDefaults:
     repetition_penalty: float = 1.0
     min_tokens: int = 0
 
-    def resolve(self, asked: SamplingParams, seed: int) -> Sampling:
-        """What the engine runs with. `ignore_eos` drops every stop id, also those that the request names."""
+    def resolve(self, asked: SamplingParams, seed: int, bad_words: BadWords | None = None) -> Sampling:
+        """What the engine runs with. `ignore_eos` drops every stop id, also those that the request names.
+
+        bad_words: those asked for, as tokens.
+        """
         stops = self.stop_token_ids | frozenset(asked.stop_token_ids)
         return Sampling(
             seed=seed,
@@ -36,6 +40,7 @@ class SamplingDefaults:
             presence_penalty=asked.presence_penalty,
             frequency_penalty=asked.frequency_penalty,
             logit_bias=asked.logit_bias,
+            bad_words=bad_words,
             min_tokens=_either(asked.min_tokens, self.min_tokens),
             stop_token_ids=frozenset() if asked.ignore_eos else stops,
             num_logprobs=asked.top_logprobs if asked.logprobs else None,

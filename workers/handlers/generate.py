@@ -9,12 +9,14 @@ from schemas.errors import ErrorCode, RequestError
 from schemas.events import Accepted, Delta, Finished, TokenLogprob, TopLogprob
 from schemas.jobs import ChatJob, CompletionJob, Job
 from workers.backends.native import NativeBackend
+from workers.engine.bad_words import BadWords
 from workers.engine.engine import TokenOutput
 from workers.engine.sampler import Logprobs
 from workers.engine.sampling import choice_seed
 from workers.engine.sequence import Sequence as EngineSequence
 from workers.grammar.library import GrammarLibrary
 from workers.grammar.matcher import Matcher
+from workers.handlers.bad_words import bad_words_of
 from workers.handlers.base import Publish
 from workers.handlers.defaults import SamplingDefaults
 from workers.handlers.groups import first_error
@@ -60,8 +62,9 @@ class Generator:
         self._check_token_ids(job)
         job = self._preparer.with_grammar_of_calls(job)
         matchers = await self._matchers(job)
+        bad_words = await self._bad_words(job)
         prepared = await self._preparer.prepare(job)
-        sequences = [self._sequence(job, prepared, index, matcher) for index, matcher in enumerate(matchers)]
+        sequences = [self._sequence(job, prepared, i, matcher, bad_words) for i, matcher in enumerate(matchers)]
         publish(self._accepted(job, prepared))
         if sequences:
             await self._run_choices(job, sequences, publish)
@@ -88,6 +91,15 @@ class Generator:
             else await asyncio.to_thread(compiled.start, job.sampling.ignore_eos, choice.token_ids)
             for choice in emitted
         ]
+
+    async def _bad_words(self, job: Job) -> BadWords | None:
+        """Raises RequestError."""
+        asked = job.sampling
+        if not asked.bad_words:
+            return None
+        stops = self._defaults.stop_token_ids.union(asked.stop_token_ids)
+        vocab_size = self._model.vocab_size
+        return await asyncio.to_thread(bad_words_of, asked.bad_words, self._tokenizer, vocab_size, stops)
 
     def _accepted(self, job: Job, prepared: Prepared) -> Accepted:
         ids, token_text = prepared.token_ids, self._tokenizer.token_text
@@ -162,7 +174,9 @@ class Generator:
             stop_string=piece.stop_string,
         )
 
-    def _sequence(self, job: Job, prepared: Prepared, index: int, matcher: Matcher | None) -> EngineSequence:
+    def _sequence(
+        self, job: Job, prepared: Prepared, index: int, matcher: Matcher | None, bad_words: BadWords | None
+    ) -> EngineSequence:
         """The engine's view of one choice; what was emitted before goes in as outputs."""
         prompt = prepared.token_ids
         limit = self._max_model_len
@@ -178,7 +192,7 @@ class Generator:
             cache_salt=prepared.cache_salt,
             rope_regime=self._model.rope_regime,
             grid_positions=prepared.grid_positions,
-            sampling=self._defaults.resolve(job.sampling, choice_seed(job.sampling.seed, index)),
+            sampling=self._defaults.resolve(job.sampling, choice_seed(job.sampling.seed, index), bad_words),
             grammar=matcher,
         )
         if not self._backend.fits(seq):

@@ -11,6 +11,7 @@ from tests.e2e.goldens import LEAN
 from tests.workers.grammar.compiled import compiled, eos_ids, text_of, tokenizer
 from workers.backends.open import build_engine
 from workers.backends.sizing import EngineLimits
+from workers.engine.bad_words import BadWords
 from workers.engine.engine import Engine, SequenceFailed, TokenOutput
 from workers.engine.sampling import Sampling
 from workers.engine.sequence import Sequence
@@ -156,6 +157,21 @@ def test_bias_and_penalties_choose_among_what_is_allowed(model: VisionLanguageMo
         wanted = tokenizer(FAMILY).token_id(letter)
         found = run(engine_of(model), sequence("one", choices, logit_bias={wanted: 90.0, forbidden: 100.0}))["one"]
         assert text(found[0]) == letter
+
+
+def test_bad_words_are_kept_out_where_the_grammar_leaves_another_choice(model: VisionLanguageModel) -> None:
+    ids = [tokenizer(FAMILY).token_id(letter) for letter in "ab"]
+    first, pair = BadWords([(ids[0],)]), BadWords([(ids[0], ids[1])])
+    for seed in range(4):
+        for words, choices, expected in (
+            (first, ["a", "b"], "b"),
+            (first, ["a"], "a"),
+            (pair, ["a-", "a-b"], None),
+        ):
+            how = {"seed": seed, "bad_words": words}
+            found = run(engine_of(model), sequence("one", compiled("choice", choices, FAMILY), **how))["one"]
+            assert found[1] == "stop"
+            assert text(found[0]) == expected or expected is None and text(found[0]) in choices
 
 
 def test_a_grammar_that_becomes_too_complex_fails_its_answer_alone(
