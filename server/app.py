@@ -36,6 +36,7 @@ from server.responses.store import ResponseStore, StoreLimits
 from server.routes.batches import batches_router
 from server.routes.chat import chat_router
 from server.routes.completions import completions_router
+from server.routes.document import document_router
 from server.routes.files import files_router
 from server.routes.health import health_router
 from server.routes.messages import messages_router
@@ -174,6 +175,7 @@ def create_app(
     app.include_router(tokenize_router(fleet, admission, inflight, maker, limits.max_body_bytes))
     app.include_router(models_router(fleet))
     app.include_router(health_router(fleet, registry, _version()))
+    app.include_router(document_router(_version()))
     app.include_router(playground_router())
     app.state.fleet = fleet
     app.state.keys = keys

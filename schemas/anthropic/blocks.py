@@ -67,7 +67,8 @@ def _blocks(content: Any) -> Any:
 
 
 ResultBlock = Annotated[TextBlock | ImageBlock | VideoBlock, Field(discriminator="type")]
-ResultContent = Annotated[list[ResultBlock], Field(fail_fast=True, max_length=MAX_PARTS), BeforeValidator(_blocks)]
+ResultBlocks = Annotated[list[ResultBlock], Field(fail_fast=True, max_length=MAX_PARTS)]
+ResultContent = Annotated[ResultBlocks, BeforeValidator(_blocks, json_schema_input_type=str | ResultBlocks)]
 
 
 class ToolResultBlock(StrictModel):
@@ -81,5 +82,7 @@ class ToolResultBlock(StrictModel):
 
 
 Block = Annotated[TextBlock | ImageBlock | VideoBlock | ToolUseBlock | ToolResultBlock, Field(discriminator="type")]
-Content = Annotated[list[Block], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS), BeforeValidator(_blocks)]
-System = Annotated[list[TextBlock], Field(fail_fast=True, max_length=MAX_PARTS), BeforeValidator(_blocks)]
+Blocks = Annotated[list[Block], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS)]
+Content = Annotated[Blocks, BeforeValidator(_blocks, json_schema_input_type=str | Blocks)]
+Texts = Annotated[list[TextBlock], Field(fail_fast=True, max_length=MAX_PARTS)]
+System = Annotated[Texts, BeforeValidator(_blocks, json_schema_input_type=str | Texts)]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.openai.chat import MAX_MESSAGES
@@ -23,11 +23,15 @@ DEFAULT_MAX_TOKENS = 16
 
 Prompt = str | tuple[int, ...]
 
+_TEXT = {"type": "string"}
+_TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": INT32_MAX}}
+_PROMPTS = {"type": "array", "items": {"anyOf": [_TEXT, _TOKEN_IDS]}, "minItems": 1, "maxItems": MAX_PROMPTS}
+
 
 class CompletionRequest(GenerationRequest):
     """A request to go on from bare prompts. `prompt` is read by `prompts_of`: a union would name no single fault."""
 
-    prompt: Any
+    prompt: Annotated[Any, WithJsonSchema({"anyOf": [_TEXT, {**_TOKEN_IDS, "minItems": 1}, _PROMPTS]})]
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     add_special_tokens: bool | None = None
@@ -51,7 +55,7 @@ class DetokenizeRequest(StrictModel):
     """A request for the text of token ids."""
 
     model: Annotated[str, Field(min_length=1)]
-    tokens: Any
+    tokens: Annotated[Any, WithJsonSchema(_TOKEN_IDS)]
 
 
 def parse_completion_request(body: object) -> CompletionRequest:

@@ -55,9 +55,8 @@ def _parts(content: Any) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-Content = Annotated[
-    list[ContentPart], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS), BeforeValidator(_parts)
-]
+ContentParts = Annotated[list[ContentPart], Field(fail_fast=True, min_length=1, max_length=MAX_PARTS)]
+Content = Annotated[ContentParts, BeforeValidator(_parts, json_schema_input_type=str | ContentParts)]
 
 
 class ChatMessage(StrictModel):

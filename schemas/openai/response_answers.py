@@ -42,21 +42,19 @@ class OutputText(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: list[TokenLogprob] = []
 
 
-class OutputMessage(msgspec.Struct, frozen=True, kw_only=True):
+class OutputMessage(msgspec.Struct, frozen=True, kw_only=True, tag="message"):
     """What the model says."""
 
     id: str
-    type: str = "message"
     status: str
     role: str = "assistant"
     content: tuple[OutputText, ...]
 
 
-class OutputFunctionCall(msgspec.Struct, frozen=True, kw_only=True):
+class OutputFunctionCall(msgspec.Struct, frozen=True, kw_only=True, tag="function_call"):
     """A function that the model wants called. `arguments` is JSON, or as much as there is of it."""
 
     id: str
-    type: str = "function_call"
     status: str
     call_id: str
     name: str

@@ -79,7 +79,8 @@ def _parts(content: Any) -> Any:
     return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
 
 
-Parts = Annotated[list[Part], Field(fail_fast=True, max_length=MAX_PARTS), BeforeValidator(_parts)]
+PartList = Annotated[list[Part], Field(fail_fast=True, max_length=MAX_PARTS)]
+Parts = Annotated[PartList, BeforeValidator(_parts, json_schema_input_type=str | PartList)]
 
 
 class MessageItem(StrictModel):
