@@ -66,14 +66,13 @@ class Generator:
         prepared = await self._preparer.prepare(job)
         sequences = [self._sequence(job, prepared, i, matcher, bad_words) for i, matcher in enumerate(matchers)]
         publish(self._accepted(job, prepared))
-        if sequences:
-            await self._run_choices(job, sequences, publish)
+        num_generated = await self._run_choices(job, sequences, publish) if sequences else 0
         publish(
             Finished(
                 job_id=job.job_id,
                 epoch=job.epoch,
                 seq=0,
-                completion_tokens=sum(seq.num_output_tokens for seq in sequences),
+                completion_tokens=num_generated,
                 cached_tokens=sequences[0].num_cached_tokens if sequences else 0,
             )
         )
@@ -121,26 +120,28 @@ class Generator:
             return job.prompt
         return self._tokenizer.decode(job.prompt, skip_special_tokens=False)
 
-    async def _run_choices(self, job: Job, sequences: Sequence[EngineSequence], publish: Publish) -> None:
-        """All choices at once, but for the first one's prefill: the others then find the prompt's pages cached."""
+    async def _run_choices(self, job: Job, sequences: Sequence[EngineSequence], publish: Publish) -> int:
+        """All choices at once, but for the first one's prefill: the others then find the prompt's pages cached. Returns
+        how many tokens clients were told; behind a stop string the engine may have made more."""
         has_started = asyncio.Event()
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._run_choice(job, 0, sequences[0], publish, has_started.set))
+                tasks = [group.create_task(self._run_choice(job, 0, sequences[0], publish, has_started.set))]
                 await has_started.wait()
                 for index, seq in enumerate(sequences[1:], start=1):
-                    group.create_task(self._run_choice(job, index, seq, publish, _ignore))
+                    tasks.append(group.create_task(self._run_choice(job, index, seq, publish, _ignore)))
         except* Exception as failures:
             raise first_error(failures) from None
+        return sum(task.result() for task in tasks)
 
     async def _run_choice(
         self, job: Job, index: int, seq: EngineSequence, publish: Publish, on_start: Callable[[], None]
-    ) -> None:
+    ) -> int:
         emitted = _emitted(job, index)
         start = len(emitted.token_ids)
         if emitted.is_finished:
             on_start()
-            return
+            return start
         is_stripped = self._strips_reply and isinstance(job, ChatJob)
         shown = self._preparer.shown_ids(job)
         reply = ReplyText(self._tokenizer, job.sampling, seq.sampling.stop_token_ids, is_stripped, shown)
@@ -152,8 +153,8 @@ class Generator:
                 publish(delta)
                 start += len(delta.token_ids)
                 if delta.finish_reason is not None:
-                    del seq.token_ids[seq.num_prompt_tokens + start :]
-                    return
+                    break
+        return start
 
     def _delta(self, job: Job, index: int, start: int, reply: ReplyText, outputs: Sequence[TokenOutput]) -> Delta:
         """What some new tokens of a choice tell the client; the last one when a stop string is complete."""
