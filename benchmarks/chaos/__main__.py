@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import IO
 
 from benchmarks.chaos import leaving
 from benchmarks.chaos.faults import KILL, KILL_ALL, LEAVERS, STOP, Blow, watched
@@ -51,7 +52,7 @@ def main() -> int:
     asked = arguments()
     models = [f"cell-{number}" for number in range(asked.cells)] if asked.model == "fake" else [DEMO]
     with contextlib.ExitStack() as stack:
-        log = stack.enter_context(open(asked.log, "wb") if asked.log else tempfile.TemporaryFile())
+        log: IO[bytes] = stack.enter_context(open(asked.log, "wb") if asked.log else tempfile.TemporaryFile())
         where = stack.enter_context(queue(asked.transport))
 
         def launch(some: list[str]) -> AbstractContextManager[Rig]:

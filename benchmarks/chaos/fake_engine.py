@@ -14,11 +14,11 @@ from collections.abc import Sequence as Ids
 from benchmarks.chaos.history import Answer, Choice
 from schemas.control import ModelCard
 from schemas.events import Accepted, Delta, Finished
-from schemas.jobs import ChatJob
+from schemas.jobs import ChatJob, Job
 from workers.__main__ import main
 from workers.engine.block_manager import BlockManager
 from workers.engine.sequence import Sequence
-from workers.handlers.base import Publish, Stats
+from workers.handlers.base import JobHandler, Publish, Stats
 from workers.settings import WorkerSettings
 
 MODEL = "fake"
@@ -73,8 +73,9 @@ class FakeHandler:
         self._blocks = BlockManager(NUM_BLOCKS, BLOCK_SIZE)
         self._held: set[Sequence] = set()
 
-    async def run(self, job: ChatJob, publish: Publish) -> None:
+    async def run(self, job: Job, publish: Publish) -> None:
         """See JobHandler."""
+        assert isinstance(job, ChatJob)
         prompt = "\n".join(getattr(part, "text", "") for message in job.messages for part in message.parts)
         num_tokens = job.sampling.max_tokens or 1
         emitted = {choice.index: choice.token_ids for choice in job.emitted}
@@ -82,33 +83,40 @@ class FakeHandler:
         self._held.update(sequences)
         try:
             await asyncio.sleep(self._prefill_s)
-            names = {"job_id": job.job_id, "epoch": job.epoch, "seq": 0}
-            publish(Accepted(**names, prompt_tokens=len(prompt.encode())))
+            publish(Accepted(job_id=job.job_id, epoch=job.epoch, seq=0, prompt_tokens=len(prompt.encode())))
             chains = [Chain(prompt, job.sampling.seed, index, emitted.get(index, ())) for index in range(job.n)]
             while not all(seq.is_at_limit for seq in sequences):
                 await asyncio.sleep(self._token_s)
                 for index, (seq, chain) in enumerate(zip(sequences, chains, strict=True)):
                     if not seq.is_at_limit:
-                        publish(Delta(**names, index=index, start=seq.num_output_tokens, **self._step(seq, chain)))
-            publish(Finished(**names, completion_tokens=num_tokens * job.n))
+                        publish(self._step(job, index, seq, chain))
+            publish(Finished(job_id=job.job_id, epoch=job.epoch, seq=0, completion_tokens=num_tokens * job.n))
         finally:
             for seq in sequences:
                 self._blocks.free(seq)
             self._held.difference_update(sequences)
             self._blocks.check(self._held)
 
-    def _sequence(self, job: ChatJob, prompt: str, index: int, emitted: Ids[int], num_tokens: int) -> Sequence:
+    def _sequence(self, job: Job, prompt: str, index: int, emitted: Ids[int], num_tokens: int) -> Sequence:
         prompt_ids = list(prompt.encode())
         return Sequence(f"{job.job_id}/{index}", [*prompt_ids, *emitted], len(prompt_ids), len(prompt_ids) + num_tokens)
 
-    def _step(self, seq: Sequence, chain: Chain) -> dict[str, object]:
+    def _step(self, job: Job, index: int, seq: Sequence, chain: Chain) -> Delta:
         self._blocks.allocate(seq, seq.num_tokens)
         seq.num_computed_tokens = seq.num_tokens
         self._blocks.commit(seq)
-        token_id = chain.next_id()
+        start, token_id = seq.num_output_tokens, chain.next_id()
         seq.token_ids.append(token_id)
-        reason = "length" if seq.is_at_limit else None
-        return {"token_ids": (token_id,), "text": text_of(token_id), "finish_reason": reason}
+        return Delta(
+            job_id=job.job_id,
+            epoch=job.epoch,
+            seq=0,
+            index=index,
+            start=start,
+            token_ids=(token_id,),
+            text=text_of(token_id),
+            finish_reason="length" if seq.is_at_limit else None,
+        )
 
     def stats(self) -> Stats:
         """See JobHandler."""
@@ -118,7 +126,7 @@ class FakeHandler:
         """See JobHandler."""
 
 
-async def open_fake(settings: WorkerSettings) -> FakeHandler:
+async def open_fake(settings: WorkerSettings) -> JobHandler:
     """The fake engine at its usual pace."""
     return FakeHandler(settings.name, TOKEN_S, PREFILL_S)
 
