@@ -75,7 +75,9 @@ class Supervisor:
             self.kill()
             await asyncio.gather(*(process.wait() for process in list(self._processes)))
             for keeper in keepers:
-                keeper.cancel()
+                # Not twice: one that is starting a process then still waits for that process's end.
+                if not keeper.cancelling():
+                    keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
 
     def pids(self) -> list[int]:

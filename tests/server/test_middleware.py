@@ -17,7 +17,7 @@ from tests.server.serving import CHAT, ask, client_of, running
         ("GET", "/nowhere", 404, "not_found"),
         ("GET", "/v1/models/", 404, "model_not_found"),
         ("GET", "/docs", 404, "not_found"),
-        ("GET", "/openapi.json", 404, "not_found"),
+        ("GET", "/docs", 404, "not_found"),
         ("GET", CHAT, 405, "method_not_allowed"),
         ("TRACE", "/livez", 405, "method_not_allowed"),
         ("CONNECT", "/livez", 405, "method_not_allowed"),
