@@ -62,7 +62,9 @@ class Supervisor:
         self._sleep = sleep
         self._clock = clock
         self._processes: set[Process] = set()
-        self.is_stopping = False
+        self._lives: set[asyncio.Task[tuple[int, float | None]]] = set()
+        """One for each process, from before it is started until it is reaped; never cancelled."""
+        self._ending: signal.Signals | None = None
         self._num_ready = 0
         self._all_ready = asyncio.Event()
 
@@ -73,12 +75,16 @@ class Supervisor:
             await asyncio.gather(*keepers)
         finally:
             self.kill()
-            await asyncio.gather(*(process.wait() for process in list(self._processes)))
             for keeper in keepers:
-                # Not twice: one that is starting a process then still waits for that process's end.
-                if not keeper.cancelling():
-                    keeper.cancel()
+                keeper.cancel()
             await asyncio.gather(*keepers, return_exceptions=True)
+            if self._lives:
+                await asyncio.wait(self._lives)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether no more processes are started."""
+        return self._ending is not None
 
     def pids(self) -> list[int]:
         """The processes that run now."""
@@ -90,12 +96,9 @@ class Supervisor:
 
     async def stop(self, timeout_s: float) -> None:
         """Have the workers drain (SIGTERM), and kill what is left after the timeout; `run` then ends."""
-        self.is_stopping = True
-        ends = [asyncio.create_task(process.wait()) for process in self._processes]
-        for process in self._processes:
-            _signal(process, signal.SIGTERM)
-        if ends:
-            _, late = await asyncio.wait(ends, timeout=timeout_s)
+        self._end(signal.SIGTERM)
+        if self._lives:
+            _, late = await asyncio.wait(self._lives, timeout=timeout_s)
             if late:
                 log.warning("%d workers did not finish within %.0f s and are killed", len(late), timeout_s)
                 self.kill()
@@ -103,15 +106,22 @@ class Supervisor:
 
     def kill(self) -> None:
         """End all workers now."""
-        self.is_stopping = True
+        self._end(signal.SIGKILL)
+
+    def _end(self, by: signal.Signals) -> None:
+        self._ending = by
         for process in self._processes:
-            _signal(process, signal.SIGKILL)
+            _signal(process, by)
 
     async def _keep(self, command: WorkerCommand) -> None:
         failed_starts = short_runs = 0
         was_ever_ready = False
         while not self.is_stopping:
-            code, ready_s = await self._run_once(command, is_first=not was_ever_ready)
+            life = asyncio.create_task(self._run_once(command, is_first=not was_ever_ready))
+            self._lives.add(life)
+            life.add_done_callback(self._lives.discard)
+            # A keeper may be cancelled at any time; a process that is being started or runs must be waited for.
+            code, ready_s = await asyncio.shield(life)
             if self.is_stopping:
                 return
             if ready_s is None:
@@ -138,21 +148,17 @@ class Supervisor:
             *command.argv, stdin=DEVNULL, start_new_session=True, env=command.environment
         )
         self._processes.add(process)
-        if self.is_stopping:
-            _signal(process, signal.SIGTERM)
+        if self._ending is not None:
+            _signal(process, self._ending)
         end = asyncio.create_task(process.wait())
-        try:
-            ready_at = await self._until_ready(process.pid, end)
-            if ready_at is not None and is_first:
-                self._num_ready += 1
-                if self._num_ready == len(self._commands):
-                    self._all_ready.set()
-            code = await end
-        finally:
-            if end.done():
-                self._processes.discard(process)
-                self._on_death(process.pid)
-            end.cancel()
+        ready_at = await self._until_ready(process.pid, end)
+        if ready_at is not None and is_first:
+            self._num_ready += 1
+            if self._num_ready == len(self._commands):
+                self._all_ready.set()
+        code = await end
+        self._processes.discard(process)
+        self._on_death(process.pid)
         return code, None if ready_at is None else self._clock() - ready_at
 
     async def _until_ready(self, pid: int, end: "asyncio.Task[int]") -> float | None:

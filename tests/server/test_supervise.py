@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from server.supervise import MAX_FAILED_STARTS, Supervisor, WorkerCommand, WorkersFailed
@@ -187,3 +188,26 @@ async def test_stop_during_a_pause_starts_nothing_more(rigs: list[Rig]) -> None:
     rig.can_restart.set()
     await asyncio.wait_for(rig.life, PATIENCE_S)
     assert rig.deaths == [pid]
+
+
+async def test_a_cancelled_supervisor_leaves_no_worker_behind(rigs: list[Rig]) -> None:
+    rig = start(rigs, SLEEPS, SLEEPS)
+    pids = await rig.become_ready(2)
+    rig.life.cancel()
+    await asyncio.gather(rig.life, return_exceptions=True)
+    assert sorted(rig.deaths) == sorted(pids)
+    assert not any(is_alive(pid) for pid in pids)
+
+
+@pytest.mark.parametrize("num_turns", range(8))
+async def test_a_worker_that_is_just_being_started_is_reaped_when_the_supervisor_is_cancelled(
+    rigs: list[Rig], num_turns: int
+) -> None:
+    before = {child.pid for child in psutil.Process().children()}
+    rig = start(rigs, SLEEPS)
+    for _ in range(num_turns):
+        await asyncio.sleep(0)
+    rig.life.cancel()
+    await asyncio.gather(rig.life, return_exceptions=True)
+    assert {child.pid for child in psutil.Process().children()} <= before
+    assert rig.pids() == []
