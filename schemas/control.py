@@ -40,7 +40,7 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="taken"):
 
 
 class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
-    """Sent every second. Renews the lease of every job in `job_ids`; a job that a gateway believes to be there and
+    """Sent twice a second. Renews the lease of every job in `job_ids`; a job that a gateway believes to be there and
     that is missing from it is lost. `kv_usage` counts blocks that requests hold, 0..1. `metrics` are cumulative
     counters and gauges by Prometheus name, shown by the gateway with the labels model and worker."""
 

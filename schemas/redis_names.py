@@ -19,7 +19,7 @@ SCHEMES = ("redis", "rediss")
 GATEWAYS = "glimpsed:gateways"
 GROUP = "workers"
 CONSUMER = "worker"
-"""One name for all: a pointer that was read and not followed is anybody's after a lease, whoever read it."""
+"""One name for all: a pointer that was read and not followed is soon anybody's, whoever read it."""
 
 LINES = ("resumed", "high", "normal", "low")
 """A model's lines of waiting jobs, the first one first; first come, first served within each."""

@@ -13,8 +13,8 @@ from schemas.jobs import ChatJob, CompletionJob
 
 VERSION = 1
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
-HEARTBEAT_S = 1.0
-LEASE_S = 3.0
+HEARTBEAT_S = 0.5
+LEASE_S = 2.5
 """A worker that says nothing for this long is taken for lost, also when its process still exists."""
 
 ToGateway = Hello | Claim | Taken | Heartbeat | Goodbye | Accepted | Delta | Finished | Failed

@@ -32,6 +32,7 @@ from schemas.redis_link import (
     repeat,
 )
 from schemas.wire import LEASE_S, ToGateway, WireError, encode
+from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.leases import Leases
 from server.transport.pace import Pace
@@ -136,6 +137,10 @@ class RedisQueue:
     def depth(self, model: str) -> int:
         """See JobQueue: of all gateways, as counted a moment ago."""
         return self._depths.get(model, 0)
+
+    def affinity(self) -> AffinityCounts:
+        """See JobQueue: none, as workers take jobs from common lines."""
+        return AffinityCounts()
 
     def local_pids(self) -> set[int]:
         """The processes of workers on this host."""
@@ -244,6 +249,8 @@ class RedisQueue:
                 log.info("worker %s left: %s", worker_id, message.reason or "drained")
                 self._report(self._leases.worker_lost(worker_id))
             case Accepted() | Delta() | Finished() | Failed():
+                if self._is_anothers(worker_id, message):
+                    return
                 self._leases.event(worker_id, message)
                 self._inbox.put_nowait(message)
 
@@ -258,6 +265,11 @@ class RedisQueue:
             self._leases.hold(taken.worker_id, taken.job_id, taken.epoch)
         else:
             self._report([JobLost(taken.job_id, taken.epoch, taken.worker_id)])
+
+    def _is_anothers(self, worker_id: str, event: Event) -> bool:
+        """Whether another worker holds this very attempt: a Redis that went back in time gave it out twice."""
+        holder_id = self._leases.holder_of(event.job_id)
+        return holder_id not in (None, worker_id) and self._leases.epoch_of(event.job_id) == event.epoch
 
     def _newest_void(self, job_id: str) -> int:
         """The latest epoch of a job that no worker should work on, where a worker holds it and should not."""

@@ -26,6 +26,7 @@ REDIS_LEASE_S = 2.5
 """Keys in Redis end by its clock: a machine that stands still for so long loses them, and the test."""
 PATIENCE_S = 15.0
 MAX_QUEUE = 3
+AFFINITY_MARGIN = 0.25
 NO_REDIS = "there is no redis-server and no valkey-server on this machine"
 
 T = TypeVar("T")
@@ -99,7 +100,7 @@ class LocalTransport(Transport):
         super().__init__()
 
     def new_queue(self) -> ZeroMQQueue:
-        return ZeroMQQueue(self._path, max_queue=MAX_QUEUE, lease_s=LOCAL_LEASE_S)
+        return ZeroMQQueue(self._path, MAX_QUEUE, LOCAL_LEASE_S, AFFINITY_MARGIN)
 
     def new_source(self) -> ZeroMQSource:
         return ZeroMQSource(f"ipc://{self._path}")

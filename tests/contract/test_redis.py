@@ -14,12 +14,13 @@ import pytest
 from redis import Redis
 
 from schemas import redis_names as names
+from schemas.control import Cancel
 from schemas.events import Finished
 from schemas.jobs import Job
 from server.transport.base import JobLost
 from server.transport.redis_streams import RedisQueue
 from tests.contract.conftest import NO_REDIS, PATIENCE_S, REDIS_LEASE_S, Inbox
-from tests.fakes.messages import chat_job, delta, finished, heartbeat, hello
+from tests.fakes.messages import accepted, chat_job, delta, finished, heartbeat, hello
 from tests.fakes.proxy import Proxy
 from tests.fakes.redis_server import BINARY, RedisServer, redis_server
 from tests.fakes.scripted_backend import ScriptedHandler, answer
@@ -257,19 +258,58 @@ async def source(redis: RedisServer) -> AsyncIterator[RedisSource]:
     await source.close()
 
 
-async def test_a_pointer_whose_reader_died_is_followed_by_another_worker_after_a_lease(
-    queue: RedisQueue, redis: RedisServer
+@pytest.mark.parametrize("place", range(len(names.LINES)), ids=names.LINES)
+async def test_a_pointer_whose_reader_died_is_followed_by_another_worker_without_waiting_for_a_lease(
+    source: RedisSource, queue: RedisQueue, redis: RedisServer, place: int
 ) -> None:
-    [*_, line, _] = names.lines_of("tiny")
+    line = names.lines_of("tiny")[place]
+    with contextlib.closing(redis.client()) as client:
+        client.xgroup_create(line, names.GROUP, id="0", mkstream=True)
+        await queue.submit(chat_job("a", priority=place - 2), front=not place)
+        assert client.xreadgroup(names.GROUP, names.CONSUMER, {line: ">"}), "read, and never followed"
+        await source.claim(1)
+        assert await Inbox(source.messages()).next() == chat_job("a", priority=place - 2)
+        assert client.xpending(line, names.GROUP)["pending"] == client.xlen(line) == 0
+
+
+async def test_what_was_left_behind_goes_before_what_came_later(
+    source: RedisSource, queue: RedisQueue, redis: RedisServer
+) -> None:
+    line = names.lines_of("tiny")[2]
     with contextlib.closing(redis.client()) as client:
         client.xgroup_create(line, names.GROUP, id="0", mkstream=True)
         await queue.submit(chat_job("a"))
-        assert client.xreadgroup(names.GROUP, names.CONSUMER, {line: ">"}), "read, and never followed"
-    source = RedisSource(redis.url, lease_s=0.5)
-    await source.start(hello("w"))
-    await source.claim(1)
-    assert await Inbox(source.messages()).next() == chat_job("a")
-    await source.close()
+        client.xreadgroup(names.GROUP, names.CONSUMER, {line: ">"})
+        [pending] = client.xpending_range(line, names.GROUP, "-", "+", 1)
+        client.xclaim(line, names.GROUP, names.CONSUMER, 0, [pending["message_id"]], idle=10_000)
+    await queue.submit(chat_job("b"))
+    await source.claim(2)
+    assert [job.job_id for job in await Inbox(source.messages()).take(2)] == ["a", "b"]
+
+
+async def test_of_two_workers_that_a_redis_behind_its_time_gave_one_attempt_the_first_is_heard(
+    source: RedisSource, queue: RedisQueue, redis: RedisServer
+) -> None:
+    key, line = names.job_key("tiny", "a", 0), names.lines_of("tiny")[2]
+    inbox, received = Inbox(source.messages()), Inbox(queue.messages())
+    with contextlib.closing(redis.client()) as client:
+        await queue.submit(chat_job("a"))
+        data, [(_, pointer)] = client.get(key), client.xrange(line)
+        await source.claim(1)
+        assert await inbox.next() == chat_job("a")
+        await until(lambda: queue.depth("tiny") == 0)
+        client.set(key, data)
+        client.xadd(line, pointer)
+    other = RedisSource(redis.url, lease_s=ENDLESS_LEASE_S)
+    await other.start(hello("other"))
+    await other.claim(1)
+    its_inbox = Inbox(other.messages())
+    assert await its_inbox.next() == chat_job("a")
+    await other.publish([accepted("a"), delta("a", 0)])
+    assert await its_inbox.next() == Cancel(job_id="a")
+    await other.close()
+    await source.publish([accepted("a"), finished("a", seq=1)])
+    assert await received.take(2) == [accepted("a"), finished("a", seq=1)]
 
 
 async def test_a_job_whose_pointer_is_there_twice_is_taken_once(

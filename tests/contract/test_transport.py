@@ -6,9 +6,11 @@ import pytest
 
 from schemas.control import Cancel, Drain
 from schemas.errors import Overloaded
+from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost
-from tests.contract.conftest import PATIENCE_S, Inbox, Transport
+from tests.contract.conftest import LOCAL_LEASE_S, PATIENCE_S, Inbox, Transport
 from tests.fakes.messages import accepted, chat_job, delta, finished, heartbeat
+from workers.transport.base import JobSource
 
 
 async def test_a_job_arrives_as_it_was_sent(transport: Transport) -> None:
@@ -189,3 +191,52 @@ async def test_both_streams_end_when_they_are_closed(transport: Transport) -> No
     await transport.queue.close()
     with pytest.raises(StopAsyncIteration):
         await received.next()
+
+
+TALK = "a conversation " * 50
+"""Long enough that its beginning is worth finding again."""
+
+
+async def two_workers_and_the_first_has_the_talk(
+    transport: Transport,
+) -> tuple[JobSource, Inbox, JobSource, Inbox]:
+    first, inbox = await transport.worker("w1", credits=8)
+    other, other_inbox = await transport.worker("w2", credits=0)
+    await transport.queue.submit(chat_job("turn0", text=TALK))
+    await inbox.next()
+    await first.publish([finished("turn0")])
+    await other.claim(8)
+    await transport.until_looking(2)
+    return first, inbox, other, other_inbox
+
+
+async def test_a_conversations_turns_go_to_the_worker_that_has_it(transport: Transport, gateway: Inbox) -> None:
+    first, inbox, _, _ = await two_workers_and_the_first_has_the_talk(transport)
+    await gateway.next()
+    for turn in range(1, 6):
+        await transport.queue.submit(chat_job(f"turn{turn}", text=TALK))
+        assert (await inbox.next()).job_id == f"turn{turn}"
+        await first.publish([finished(f"turn{turn}")])
+        await gateway.next()
+    assert transport.queue.affinity() == AffinityCounts(hits=5, misses=0)
+
+
+async def test_a_conversation_goes_on_elsewhere_when_the_worker_that_has_it_is_lost(
+    transport: Transport, gateway: Inbox
+) -> None:
+    _, _, other, inbox = await two_workers_and_the_first_has_the_talk(transport)
+    await gateway.next()
+    beating = asyncio.create_task(beat_on(other, "w2"))
+    await transport.queue.submit(chat_job("turn1", text=TALK))
+    lost = await gateway.next()
+    assert (lost.job_id, lost.worker_id) == ("turn1", "w1")
+    await transport.queue.submit(chat_job("turn1", text=TALK, epoch=1), front=True)
+    assert await inbox.next() == chat_job("turn1", text=TALK, epoch=1)
+    beating.cancel()
+
+
+async def beat_on(source: JobSource, worker_id: str) -> None:
+    """Be alive, until cancelled."""
+    while True:
+        await source.heartbeat(heartbeat(worker_id))
+        await asyncio.sleep(LOCAL_LEASE_S / 8)

@@ -1,11 +1,10 @@
 """A model's lines of waiting jobs in Redis as one worker reads them: find a pointer, then try to be the one that takes.
 
-A pointer that was read and not followed (its reader died, or was out of credit) is anybody's after a lease.
+A pointer that was read and not followed (its reader died, or was out of credit) is anybody's a moment later.
 """
 
 import contextlib
 import logging
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,26 @@ from schemas.redis_link import BLOCK_S, Fields
 from schemas.wire import WireError, decode_for_worker, encode
 
 log = logging.getLogger(__name__)
+
+LEFT_BEHIND_S = 0.25
+"""A pointer that was read and not followed for so long is left behind. To follow one takes a turn to Redis; where its
+reader is only slow, the job still goes to one worker."""
+
+FIND = """
+-- KEYS: lines. ARGV: group, consumer, ms behind which a pointer that was read is left behind. Returns a line and its
+-- pointer, of the first line that has one: an old one before a new one.
+for _, line in ipairs(KEYS) do
+  local left = redis.call('XAUTOCLAIM', line, ARGV[1], ARGV[2], ARGV[3], '0', 'COUNT', 1)[2]
+  if #left > 0 then
+    return {line, left[1]}
+  end
+  local new = redis.call('XREADGROUP', 'GROUP', ARGV[1], ARGV[2], 'COUNT', 1, 'STREAMS', line, '>')
+  if new then
+    return {line, new[1][2][1]}
+  end
+end
+return false
+"""
 
 TAKE = """
 -- KEYS: line, job, its gateway's mailbox. ARGV: group, pointer, worker, its Hello, its Taken. Returns the job's bytes
@@ -49,23 +68,21 @@ class Pointer:
 class Lines:
     """The lines of the model that this worker holds."""
 
-    def __init__(self, client: Redis, hello: Hello, lease_s: float) -> None:
+    def __init__(self, client: Redis, hello: Hello) -> None:
         self._client = client
+        self._find = client.register_script(FIND)
         self._take = client.register_script(TAKE)
         self._hello = hello
         self._lines = names.lines_of(hello.card.name)
-        self._lease_s = lease_s
-        self._block_ms = max(1, int(1000 * min(BLOCK_S, lease_s / 4)))
-        self._claimed_at = 0.0
 
     async def read(self) -> list[Pointer]:
         """What should be taken, at most one of each line; none if nothing comes for a while."""
         try:
-            if time.monotonic() - self._claimed_at >= self._lease_s:
-                self._claimed_at = time.monotonic()
-                if left_behind := await self._claim_left_behind():
-                    return left_behind
-            return await self._read_new()
+            found = await self._find(keys=self._lines, args=[names.GROUP, names.CONSUMER, int(1000 * LEFT_BEHIND_S)])
+            if found is not None:
+                line, (entry_id, fields) = found
+                return [_pointer(line.decode(), entry_id, dict(zip(fields[::2], fields[1::2], strict=True)))]
+            return await self._wait_for_one()
         except ResponseError as error:
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
@@ -99,26 +116,11 @@ class Lines:
                 pipe.pexpire(line, int(1000 * names.LINE_TTL_S), gt=True)
             await pipe.execute()
 
-    async def _read_new(self) -> list[Pointer]:
-        # One line after the other, so that no more is read than one worker can take; all only to wait for any.
-        for line in self._lines:
-            if pointers := await self._read_lines([line], None):
-                return pointers
-        return await self._read_lines(self._lines, self._block_ms)
-
-    async def _read_lines(self, lines: list[str], block_ms: int | None) -> list[Pointer]:
-        streams: dict[Any, Any] = dict.fromkeys(lines, ">")
+    async def _wait_for_one(self) -> list[Pointer]:
+        streams: dict[Any, Any] = dict.fromkeys(self._lines, ">")
+        block_ms = int(1000 * BLOCK_S)
         answer: Any = await self._client.xreadgroup(names.GROUP, names.CONSUMER, streams, count=1, block=block_ms)
         return [_pointer(line.decode(), *entry) for line, entries in answer for entry in entries]
-
-    async def _claim_left_behind(self) -> list[Pointer]:
-        found: list[Pointer] = []
-        for line in self._lines:
-            answer: Any = await self._client.xautoclaim(
-                line, names.GROUP, names.CONSUMER, min_idle_time=int(1000 * self._lease_s), count=1
-            )
-            found += [_pointer(line, entry_id, fields) for entry_id, fields in answer[1]]
-        return found
 
     async def _make(self) -> None:
         for line in self._lines:

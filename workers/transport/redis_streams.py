@@ -47,8 +47,8 @@ class _Held:
 class RedisSource:
     """A JobSource for gateways anywhere.
 
-    lease_s: how long a pointer that somebody read and did not follow stays theirs, and this worker's mailbox outlives
-    it. Raises ConfigError for an unusable URL.
+    lease_s: how long this worker's mailbox outlives it, and a gateway that Redis may have lost is waited for. Raises
+    ConfigError for an unusable URL.
     """
 
     def __init__(self, url: str, lease_s: float = LEASE_S) -> None:
@@ -58,7 +58,6 @@ class RedisSource:
         self._credits = 0
         self._is_draining = False
         self._has_changed = asyncio.Event()
-        self._claimed_at = 0.0
         self._failed_at = -lease_s
         self._held: dict[str, _Held] = {}
         self._sending = asyncio.Lock()
@@ -69,7 +68,7 @@ class RedisSource:
     async def start(self, hello: Hello) -> None:
         """See JobSource. Redis need not be there yet."""
         self._hello = hello
-        self._lines = Lines(self._client, hello, self._lease_s)
+        self._lines = Lines(self._client, hello)
         self._mailbox = Mailbox(self._client, names.worker_mailbox(hello.worker_id), self._lease_s)
         with contextlib.suppress(*FAILURES):
             await self._mailbox.renew()
@@ -160,7 +159,7 @@ class RedisSource:
             await self._has_changed.wait()
             return
         for pointer in await self._lines.read():
-            # What is more than can be taken is anybody's in a lease.
+            # What is more than can be taken is soon anybody's.
             if self._credits > 0 and (job := await self._lines.take(pointer)) is not None:
                 self._credits -= 1
                 self._held[job.job_id] = _Held(pointer.gateway_id, job.epoch, time.monotonic())
