@@ -3,6 +3,7 @@
 from schemas.control import ModelCard
 from schemas.errors import ErrorCode, RequestError
 from schemas.openai.strict import printable
+from server.transport.affinity import AffinityCounts
 from server.transport.base import JobQueue, WorkerInfo
 
 DRAINING = "draining"
@@ -33,6 +34,10 @@ class Fleet:
     def depth(self, model: str) -> int:
         """Jobs that wait for a worker of this model."""
         return self._queue.depth(model)
+
+    def affinity(self) -> AffinityCounts:
+        """How often jobs went to the worker that had their beginning."""
+        return self._queue.affinity()
 
     def models(self) -> list[str]:
         """Names of the models that are expected or were seen."""

@@ -119,6 +119,13 @@ class FleetCollector(Collector):
             ready.add_metric((model,), count)
         yield depth
         yield ready
+        counts = self._fleet.affinity()
+        yield CounterMetricFamily(
+            "glimpsed_affinity_hits_total", "Jobs given to the worker that had their beginning.", counts.hits
+        )
+        yield CounterMetricFamily(
+            "glimpsed_affinity_misses_total", "Jobs whose beginning was at another worker.", counts.misses
+        )
         yield from _worker_families(self._fleet.workers())
 
 

@@ -64,6 +64,7 @@ class GatewaySettings(BaseSettings):
     max_connections_per_peer: int = Field(2048, ge=1, description="connections from one address", title="n")
     max_queue: int = Field(512, ge=1, description="requests that may wait for one model", title="n")
     max_queue_tokens: int = Field(2_000_000, ge=1, description="prompt tokens that may wait for one model", title="n")
+    affinity_margin: float = Field(0.125, ge=0, le=1, description="share of seats for prefix affinity", title="x")
     worker_wait: float = Field(30.0, gt=0, description="seconds a request waits where no worker lives", title="s")
     request_timeout: float = Field(600.0, gt=0, description="seconds a request may take", title="s")
     max_body_size: ByteSize = Field(ByteSize(32 << 20), gt=0, description="largest request body", title="bytes")

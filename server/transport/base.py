@@ -11,6 +11,7 @@ from typing import Protocol
 from schemas.control import ModelCard
 from schemas.events import Event
 from schemas.jobs import Job
+from server.transport.affinity import AffinityCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ class JobQueue(Protocol):
 
     def depth(self, model: str) -> int:
         """Jobs that wait for a worker of this model."""
+        ...
+
+    def affinity(self) -> AffinityCounts:
+        """How often this gateway's jobs went to the worker that had their beginning."""
         ...
 
     async def close(self) -> None:

@@ -5,6 +5,9 @@ and calls `assign` after every change. A job is either waiting or held by one wo
 
 A lost worker's jobs are reported once and forgotten. They are not redelivered from here: only the gateway knows what
 the client was already given, so it submits the rest again with `front=True`.
+
+A job goes to the least loaded worker, or to the one that has its beginning if that one is not much busier. It never
+waits for that one; it may only be passed over, for PASSED_OVER_S at most, by jobs whose beginning the free worker has.
 """
 
 from bisect import insort
@@ -16,19 +19,29 @@ from schemas.errors import Overloaded
 from schemas.events import Event
 from schemas.jobs import Job
 from schemas.wire import LEASE_S
+from server.transport.affinity import Affinity, AffinityCounts, beginnings
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.leases import Leases
 from server.transport.pace import Pace
 
+PASSED_OVER_S = 1.0
+LOOKAHEAD = 16
+"""How many of the first jobs in a line are looked at for one whose beginning the free worker has."""
 
-@dataclass(frozen=True, slots=True, order=True)
+
+@dataclass(slots=True, order=True)
 class _Waiting:
-    """Sorts by: resumed jobs first, then the smaller priority value, then who came first."""
+    """Sorts by: resumed jobs first, then the smaller priority value, then who came first.
+
+    digests: of its beginnings. passed_over_at: when a later one first went before it.
+    """
 
     is_new: bool
     priority: int
     number: int
     job: Job = field(compare=False)
+    digests: tuple[bytes, ...] = field(compare=False)
+    passed_over_at: float | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -43,15 +56,19 @@ class Broker:
     """Lines of waiting jobs, workers with credits, and leases.
 
     clock: seconds, monotonic. max_queue: jobs that may wait for one model. lease_s: silence after which a worker is
-    taken for lost.
+    taken for lost. affinity_margin: see Affinity.
     """
 
-    def __init__(self, clock: Callable[[], float], max_queue: int, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self, clock: Callable[[], float], max_queue: int, lease_s: float = LEASE_S, affinity_margin: float = 0.0
+    ) -> None:
         self._clock = clock
         self._max_queue = max_queue
         self._leases = Leases(clock, lease_s)
+        self._affinity = Affinity(affinity_margin)
         self._lines: dict[str, _Line] = {}
         self._credits: dict[str, int] = {}
+        """By worker; the one that was given a job longest ago comes first."""
         self._next_number = 0
 
     def submit(self, job: Job, *, front: bool = False) -> None:
@@ -64,7 +81,7 @@ class Broker:
                 f"{len(line.waiting)} requests already wait for the model '{job.model}'; try again later",
                 line.pace.retry_after_s(len(line.waiting), self._clock()),
             )
-        insort(line.waiting, _Waiting(not front, job.priority, self._next_number, job))
+        insort(line.waiting, _Waiting(not front, job.priority, self._next_number, job, self._digests(job)))
         self._next_number += 1
 
     def cancel(self, job_id: str) -> str | None:
@@ -76,15 +93,17 @@ class Broker:
         return worker_id
 
     def assign(self) -> Iterator[tuple[str, Job]]:
-        """Hand waiting jobs to workers with credit, the least loaded first: (worker id, job) to be sent, already
-        booked as held when yielded. Repeats until nothing fits, so the caller may report a worker lost in between."""
+        """Hand waiting jobs to workers with credit: (worker id, job) to be sent, already booked as held when yielded.
+        Repeats until nothing fits, so the caller may report a worker lost in between."""
         for model, line in self._lines.items():
-            while line.waiting and (worker_id := self._least_loaded(model)) is not None:
-                job = line.waiting.pop(0).job
+            while line.waiting and (free := self._with_credit(model)):
+                place, worker_id = self._match(line, free)
+                entry = line.waiting.pop(place)
                 line.pace.saw_one_taken(self._clock())
-                self._credits[worker_id] -= 1
-                self._leases.hold(worker_id, job.job_id, job.epoch, is_taken=False)
-                yield worker_id, job
+                self._credits[worker_id] = self._credits.pop(worker_id) - 1
+                self._affinity.saw(entry.digests, worker_id)
+                self._leases.hold(worker_id, entry.job.job_id, entry.job.epoch, is_taken=False)
+                yield worker_id, entry.job
 
     def hello(self, hello: Hello) -> None:
         """A worker is there; said again it starts its credits anew (a Claim follows) and keeps its jobs."""
@@ -132,6 +151,10 @@ class Broker:
         """Workers that live now."""
         return self._leases.workers()
 
+    def affinity(self) -> AffinityCounts:
+        """How often jobs went to where their beginning was."""
+        return self._affinity.counts
+
     def depth(self, model: str) -> int:
         """Jobs that wait for a worker of this model."""
         line = self._lines.get(model)
@@ -148,16 +171,41 @@ class Broker:
             assert all(entry.job.model == model for entry in line.waiting), "a job waits in another model's line"
         assert all(credits >= 0 for credits in self._credits.values()), "a worker was overdrawn"
 
+    def _digests(self, job: Job) -> tuple[bytes, ...]:
+        """None where there is no choice, and for what generates nothing and so leaves nothing behind."""
+        has_choice = sum(self._leases.model_of(worker_id) == job.model for worker_id in self._credits) > 1
+        return beginnings(job) if self._affinity.is_on and has_choice and job.n else ()
+
     def _with_credit(self, model: str) -> list[str]:
         return [
-            hello.worker_id
-            for hello in self._leases.hellos()
-            if hello.card.name == model and self._credits[hello.worker_id] > 0
+            worker_id
+            for worker_id, credits in self._credits.items()
+            if credits > 0 and self._leases.model_of(worker_id) == model
         ]
 
-    def _least_loaded(self, model: str) -> str | None:
-        return min(
-            self._with_credit(model),
-            key=lambda worker_id: (self._leases.num_held_by(worker_id), -self._credits[worker_id]),
-            default=None,
-        )
+    def _match(self, line: _Line, free: list[str]) -> tuple[int, str]:
+        """The place in the line of the next job, and which of the free workers gets it."""
+        loads = {worker_id: self._load(worker_id) for worker_id in free}
+        chosen = self._affinity.choose(line.waiting[0].digests, loads)
+        if chosen is not None:
+            return 0, chosen
+        least_loaded = min(free, key=lambda worker_id: (self._leases.num_held_by(worker_id), -self._credits[worker_id]))
+        return self._next_for(least_loaded, line.waiting[:LOOKAHEAD]), least_loaded
+
+    def _next_for(self, worker_id: str, first: list[_Waiting]) -> int:
+        """The place of the first job whose beginning this worker has, if it may go before the others; else 0."""
+        now = self._clock()
+        for place, entry in enumerate(first):
+            if (entry.is_new, entry.priority) != (first[0].is_new, first[0].priority):
+                break
+            if self._affinity.last_with(entry.digests, self._credits) == worker_id:
+                for passed in first[:place]:
+                    passed.passed_over_at = now if passed.passed_over_at is None else passed.passed_over_at
+                return place
+            if entry.passed_over_at is not None and now - entry.passed_over_at >= PASSED_OVER_S:
+                break
+        return 0
+
+    def _load(self, worker_id: str) -> float:
+        num_held = self._leases.num_held_by(worker_id)
+        return num_held / (num_held + self._credits[worker_id])

@@ -136,6 +136,10 @@ class Leases:
         """How many jobs a known worker holds."""
         return len(self._workers[worker_id].jobs)
 
+    def model_of(self, worker_id: str) -> str:
+        """The name of the model that a known worker holds."""
+        return self._workers[worker_id].hello.card.name
+
     def is_known(self, worker_id: str) -> bool:
         """Whether the worker lives, as far as is known."""
         return worker_id in self._workers

@@ -21,9 +21,9 @@ class SupervisedQueue(JobQueue, Protocol):
         ...
 
 
-def open_queue(url: str, local: Path, max_queue: int) -> tuple[SupervisedQueue, str]:
+def open_queue(url: str, local: Path, max_queue: int, affinity_margin: float = 0.0) -> tuple[SupervisedQueue, str]:
     """The queue, and the URL by which workers on this host find it; `local` is where `--queue local` is.
-    max_queue: jobs that may wait for one model. Raises ConfigError."""
+    max_queue: jobs that may wait for one model. affinity_margin: see Affinity. Raises ConfigError."""
     if is_redis(url):
         try:
             from server.transport.redis_streams import RedisQueue
@@ -31,7 +31,8 @@ def open_queue(url: str, local: Path, max_queue: int) -> tuple[SupervisedQueue, 
             raise ConfigError("--queue: redis:// needs the package redis: pip install 'glimpsed[redis]'") from None
         return RedisQueue(url, max_queue), url
     if url == "local":
-        return ZeroMQQueue(local, max_queue), f"ipc://{local}"
+        return ZeroMQQueue(local, max_queue, affinity_margin=affinity_margin), f"ipc://{local}"
     if url.startswith("ipc://") and len(url) > len("ipc://"):
-        return ZeroMQQueue(Path(url.removeprefix("ipc://")), max_queue), url
+        path = Path(url.removeprefix("ipc://"))
+        return ZeroMQQueue(path, max_queue, affinity_margin=affinity_margin), url
     raise ConfigError("--queue: neither local, ipc://PATH nor redis://HOST[:PORT][/DB]")

@@ -11,17 +11,17 @@ import logging
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import cast
 
 import zmq
-import zmq.asyncio
 
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
-from schemas.events import Event
+from schemas.events import Accepted, Delta, Event, Failed, Finished
 from schemas.jobs import Job
 from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToGateway, ToWorker, WireError, decode_for_gateway, encode
+from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.broker import Broker
 from server.transport.leases import UnknownWorker
@@ -31,24 +31,29 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 STOOD_STILL_S = 1.0
 """A turn of the loop that took longer means that this process was stopped or starved."""
-MESSAGES_PER_TURN = 256
+FRAMES_PER_TURN = 2048
+"""What is taken before the streams get their turn: few enough that none of them is behind its bound by then."""
 MAX_IPC_PATH_BYTES = 107
+_EVENTS = (Delta, Accepted, Finished, Failed)
+"""Those that come most often in front, as it is asked of every frame."""
 
 
 class ZeroMQQueue:
     """A JobQueue for workers on this machine.
 
     path: where the socket is to be; its folder is created if need be and must belong to this user alone.
-    max_queue: jobs that may wait for one model. lease_s: see Broker.
+    max_queue: jobs that may wait for one model. lease_s, affinity_margin: see Broker.
     """
 
-    def __init__(self, path: Path, max_queue: int, lease_s: float = LEASE_S) -> None:
+    def __init__(self, path: Path, max_queue: int, lease_s: float = LEASE_S, affinity_margin: float = 0.0) -> None:
         self._path = path
-        self._broker = Broker(time.monotonic, max_queue, lease_s)
+        self._broker = Broker(time.monotonic, max_queue, lease_s, affinity_margin)
         self._tick_s = min(TICK_S, lease_s / 4)
-        self._socket: zmq.asyncio.Socket | None = None
-        self._receiving: asyncio.Task[None] | None = None
-        self._inbox: asyncio.Queue[Event | JobLost | None] = asyncio.Queue()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        self._inbox: deque[Event | JobLost] = deque()
+        self._has_news = asyncio.Event()
+        self._is_closed = False
         self.dropped_frames = 0
 
     async def start(self) -> None:
@@ -56,14 +61,15 @@ class ZeroMQQueue:
         if len(os.fsencode(self._path)) > MAX_IPC_PATH_BYTES:
             raise ValueError(f"the socket path '{self._path}' is longer than {MAX_IPC_PATH_BYTES} bytes")
         _own_folder(self._path.parent)
-        socket = zmq.asyncio.Context().socket(zmq.ROUTER)
+        socket = zmq.Context().socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         socket.bind(f"ipc://{self._path}")
         self._socket = socket
-        self._receiving = asyncio.create_task(self._receive_loop(socket), name="queue-receive")
+        asyncio.get_running_loop().add_reader(socket.fd, self._on_readable)
+        self._ticking = asyncio.create_task(self._tick(), name="queue-tick")
 
     async def submit(self, job: Job, *, front: bool = False) -> None:
         """See JobQueue."""
@@ -78,8 +84,12 @@ class ZeroMQQueue:
 
     async def messages(self) -> AsyncIterator[Event | JobLost]:
         """See JobQueue."""
-        while (message := await self._inbox.get()) is not None:
-            yield message
+        while self._inbox or not self._is_closed:
+            while self._inbox:
+                yield self._inbox.popleft()
+            self._has_news.clear()
+            if not self._is_closed:
+                await self._has_news.wait()
 
     def workers(self) -> list[WorkerInfo]:
         """See JobQueue."""
@@ -89,15 +99,19 @@ class ZeroMQQueue:
         """See JobQueue."""
         return self._broker.depth(model)
 
+    def affinity(self) -> AffinityCounts:
+        """See JobQueue."""
+        return self._broker.affinity()
+
     def local_pids(self) -> set[int]:
         """The processes of workers that live: all of them are on this host."""
         return {worker.pid for worker in self._broker.workers()}
 
     def worker_died(self, pid: int) -> None:
         """The supervisor saw this process end: report its jobs now, without waiting for the lease."""
-        if self._socket is not None:
-            # What it said before its end counts, above all which jobs it had begun.
-            self._receive(self._socket)
+        # What it said before its end counts, above all which jobs it had begun.
+        while self._receive():
+            pass
         for worker in self._broker.workers():
             if worker.pid == pid:
                 self._worker_lost(worker.worker_id)
@@ -105,74 +119,83 @@ class ZeroMQQueue:
 
     async def close(self) -> None:
         """Close the socket; `messages` ends."""
-        if self._receiving is not None:
-            self._receiving.cancel()
+        if self._ticking is not None:
+            self._ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._receiving
-            self._receiving = None
+                await self._ticking
+            self._ticking = None
         if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket.fd)
             self._socket.close()
             self._socket.context.term()
             self._socket = None
             self._path.unlink(missing_ok=True)
-        self._inbox.put_nowait(None)
+        self._is_closed = True
+        self._has_news.set()
 
-    async def _receive_loop(self, socket: zmq.asyncio.Socket) -> None:
+    async def _tick(self) -> None:
         turn_began = time.monotonic()
         while True:
-            await socket.poll(timeout=int(self._tick_s * 1000))
-            self._receive(socket)
+            await asyncio.sleep(self._tick_s)
+            self._on_readable()
             now = time.monotonic()
             if now - turn_began > self._tick_s + STOOD_STILL_S:
                 self._broker.renew_all()
             turn_began = now
             self._report(self._broker.expire())
             self._assign()
-            await asyncio.sleep(0)
 
-    def _receive(self, socket: zmq.asyncio.Socket) -> None:
-        for _ in range(MESSAGES_PER_TURN):
-            # NOBLOCK never leaves the future pending.
-            received = cast("asyncio.Future[list[bytes]]", socket.recv_multipart(flags=zmq.NOBLOCK))
-            error = received.exception()
-            if isinstance(error, zmq.Again):
-                return
-            if error is not None:
-                raise error
-            identity, *frames = received.result()
+    def _on_readable(self) -> None:
+        if self._receive():
+            asyncio.get_running_loop().call_soon(self._on_readable)
+        self._assign()
+
+    def _receive(self) -> bool:
+        """Take what has come. Returns whether there may be more: the socket tells of what comes, not of what is there,
+        so somebody must look again."""
+        num_frames = 0
+        while self._socket is not None and num_frames < FRAMES_PER_TURN:
+            try:
+                identity, *frames = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return False
             for frame in frames:
                 self._receive_frame(identity, frame)
+            num_frames += len(frames) + 1
+        return self._socket is not None
 
     def _receive_frame(self, identity: bytes, frame: bytes) -> None:
         try:
             worker_id = identity.decode("ascii")
             message = decode_for_gateway(frame)
-            if isinstance(message, Hello | Claim | Taken | Heartbeat | Goodbye) and message.worker_id != worker_id:
+            if isinstance(message, _EVENTS):
+                self._broker.event(worker_id, message)
+                self._bring(message)
+                return
+            if message.worker_id != worker_id:
                 raise WireError("a worker speaks in another's name")
         except (WireError, UnicodeDecodeError) as error:
             self.dropped_frames += 1
             log.warning("dropped a frame of %d bytes on the queue socket: %s", len(frame), error)
             return
         try:
-            self._handle(worker_id, message)
+            self._handle(message)
         except UnknownWorker:
             self._send_frame(worker_id, b"")
 
-    def _handle(self, worker_id: str, message: ToGateway) -> None:
-        if isinstance(message, Hello):
-            self._broker.hello(message)
-        elif isinstance(message, Claim):
-            self._broker.claim(message)
-        elif isinstance(message, Taken):
-            self._broker.taken(message)
-        elif isinstance(message, Heartbeat):
-            self._handle_heartbeat(message)
-        elif isinstance(message, Goodbye):
-            log.info("worker %s left: %s", worker_id, message.reason or "drained")
-            self._worker_lost(worker_id)
-        else:
-            self._broker.event(worker_id, message)
-            self._inbox.put_nowait(message)
+    def _handle(self, message: Hello | Claim | Taken | Heartbeat | Goodbye) -> None:
+        match message:
+            case Hello():
+                self._broker.hello(message)
+            case Claim():
+                self._broker.claim(message)
+            case Taken():
+                self._broker.taken(message)
+            case Heartbeat():
+                self._handle_heartbeat(message)
+            case Goodbye():
+                log.info("worker %s left: %s", message.worker_id, message.reason or "drained")
+                self._worker_lost(message.worker_id)
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         lost, strays = self._broker.heartbeat(heartbeat)
@@ -201,15 +224,16 @@ class ZeroMQQueue:
         """Send a frame; False when the worker cannot be reached any more."""
         if self._socket is None:
             return True
-        # As above: the future is done, one way or the other, when it is returned.
-        sent = self._socket.send_multipart([worker_id.encode("ascii"), frame], flags=zmq.NOBLOCK)
-        error = cast("asyncio.Future[object]", sent).exception()
-        if isinstance(error, zmq.ZMQError):
+        try:
+            self._socket.send_multipart([worker_id.encode("ascii"), frame], zmq.NOBLOCK)
+        except zmq.ZMQError as error:
             # No route (its connection is gone) or no room (it stopped reading): either way it will not get this.
             log.warning("cannot reach worker %s: %s", worker_id, error)
             return False
-        if error is not None:
-            raise error
+        finally:
+            # Sending uses up the sign that something has come.
+            if self._socket.events & zmq.POLLIN:
+                asyncio.get_running_loop().call_soon(self._on_readable)
         return True
 
     def _worker_lost(self, worker_id: str) -> None:
@@ -218,7 +242,11 @@ class ZeroMQQueue:
     def _report(self, lost: list[JobLost]) -> None:
         for message in lost:
             log.warning("worker %s lost job %s (epoch %d)", message.worker_id, message.job_id, message.epoch)
-            self._inbox.put_nowait(message)
+            self._bring(message)
+
+    def _bring(self, message: Event | JobLost) -> None:
+        self._inbox.append(message)
+        self._has_news.set()
 
 
 def _own_folder(folder: Path) -> None:

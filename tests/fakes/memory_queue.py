@@ -9,6 +9,7 @@ from schemas.control import ModelCard
 from schemas.errors import Overloaded
 from schemas.events import Accepted, Delta, Event, Finished
 from schemas.jobs import Job
+from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost, WorkerInfo
 
 Script = Callable[[Any], AsyncGenerator[Event, None]]
@@ -73,6 +74,9 @@ class MemoryQueue:
 
     def depth(self, model: str) -> int:
         return sum(job.model == model for job in self._waiting)
+
+    def affinity(self) -> AffinityCounts:
+        return AffinityCounts()
 
     async def close(self) -> None:
         for task in self._playing.values():
