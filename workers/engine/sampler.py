@@ -14,6 +14,12 @@ from torch import Tensor
 from workers.engine.sampling import Sampling, uniform
 from workers.grammar.masks import TokenMasks
 
+MIN_TEMPERATURE = 1e-4
+"""Below it a draw is the most likely token; and a logit divided by much less is not finite any more."""
+MOST = 1e30
+"""What penalties make of a logit at most. It is finite for float32, as a penalty or ban may be all that a row is left
+with: whatever a request asks for, its row has a best token."""
+
 
 class NonFiniteLogits(Exception):
     """The model returned NaN or infinity for a row: the device or the weights are broken."""
@@ -58,10 +64,10 @@ class Choice:
 def sample(logits: Tensor, rows: Sequence[Row], masks: TokenMasks | None = None) -> list[Choice]:
     """Choose one token for each row of logits, float32 [R, V], among those that its mask allows, if it has one.
     Raises NonFiniteLogits."""
-    edited = _edit(logits, rows, masks)
-    best, token_ids = edited.max(dim=-1)
-    if not bool(torch.isfinite(best).all()):
+    if not bool(torch.isfinite(logits.amax(dim=-1)).all()):
         raise NonFiniteLogits(f"logits of {logits.shape[0]} rows hold values that are not finite")
+    edited = _edit(logits, rows, masks)
+    token_ids = edited.argmax(dim=-1)
     drawn = [i for i, row in enumerate(rows) if row.sampling.temperature > 0]
     if drawn:
         token_ids[drawn] = _draw(edited[drawn], [rows[i] for i in drawn])
@@ -85,7 +91,7 @@ def _edit(logits: Tensor, rows: Sequence[Row], masks: TokenMasks | None) -> Tens
                 penalised.append((i, token_id, how.repetition_penalty, amount))
         biased += [(i, token_id, bias) for token_id, bias in how.logit_bias.items()]
         if i not in masked:
-            biased += [(i, token_id, float("-inf")) for token_id in how.banned_ids(row.token_ids, row.start)]
+            biased += [(i, token_id, -2 * MOST) for token_id in how.banned_ids(row.token_ids, row.start)]
     if not penalised and not biased and masks is None:
         return logits
     logits = logits.clone()
@@ -93,7 +99,7 @@ def _edit(logits: Tensor, rows: Sequence[Row], masks: TokenMasks | None) -> Tens
         row_ids, token_ids, repetition, minus = _columns(penalised, logits)
         value = logits[row_ids, token_ids]
         value = torch.where(value > 0, value / repetition, value * repetition) - minus
-        logits[row_ids, token_ids] = value
+        logits[row_ids, token_ids] = value.clamp(-MOST, MOST)
     if biased:
         row_ids, token_ids, bias = _columns(biased, logits)
         logits.index_put_((row_ids, token_ids), bias, accumulate=True)
@@ -127,7 +133,7 @@ def _draw(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
     params = [row.sampling for row in rows]
     draws = column([uniform(p.seed, row.num_outputs) for p, row in zip(params, rows, strict=True)])
-    temperature = column([p.temperature for p in params], torch.float32)
+    temperature = column([max(p.temperature, MIN_TEMPERATURE) for p in params], torch.float32)
     # float64: a float32 running sum over a large vocabulary loses the small probabilities.
     probs = torch.softmax(logits / temperature, dim=-1).double()
     if any(p.top_k or p.top_p < 1.0 or p.min_p for p in params):

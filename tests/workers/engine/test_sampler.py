@@ -105,6 +105,35 @@ def test_not_a_number_is_an_error_not_a_token():
         sample(logits, [row(temperature=0.0)])
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1e-300, 1.0])
+@pytest.mark.parametrize(
+    "extreme",
+    [
+        {"repetition_penalty": 1e-300},
+        {"repetition_penalty": 5e-324, "presence_penalty": 2.0},
+        {"stop_token_ids": frozenset(range(4)), "min_tokens": 9},
+        {"stop_token_ids": frozenset(range(4)), "min_tokens": 9, "repetition_penalty": 1e-300},
+        {"logit_bias": dict.fromkeys(range(4), -100.0), "stop_token_ids": frozenset(range(4)), "min_tokens": 9},
+    ],
+)
+def test_no_parameter_of_a_request_leaves_its_row_without_a_token(extreme, temperature):
+    logits = torch.tensor([[0.5, 3.0, -1.0, 2.0], [5.0, 1.0, 2.0, 0.0]])
+    rows = [row([1, 2, 1], temperature=temperature, **extreme), row(temperature=0.0)]
+    choices = sample(logits, rows)
+    assert 0 <= choices[0].token_id < 4 and choices[1].token_id == 0
+
+
+def test_a_tiny_temperature_takes_the_most_likely_token():
+    logits = torch.tensor([[0.5, 3.0, 2.9, 2.0]]).expand(50, 4)
+    assert {c.token_id for c in sample(logits, [row(seed=i, temperature=1e-300) for i in range(50)])} == {1}
+
+
+def test_a_ban_outweighs_every_penalty_and_bias():
+    logits = torch.tensor([[0.5, 3.0, 2.0]])
+    banned = row([1], repetition_penalty=1e-300, min_tokens=5, stop_token_ids=frozenset({1}), logit_bias={1: 100.0})
+    assert sample(logits, [banned])[0].token_id == 2
+
+
 def test_uniform_depends_on_seed_and_position_only():
     draws = [uniform(seed, position) for seed in range(40) for position in range(40)]
     assert len(set(draws)) == 1600
