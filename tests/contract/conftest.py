@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from server.transport.base import JobLost, JobQueue
 from server.transport.redis_streams import RedisQueue
 from server.transport.zeromq import ZeroMQQueue
 from tests.fakes.messages import hello
-from tests.fakes.redis_server import BINARY, RedisServer, redis_server
+from tests.fakes.redis_server import BINARIES, RedisServer, redis_server
 from workers.transport.base import JobSource
 from workers.transport.redis_streams import RedisSource
 from workers.transport.zeromq import ZeroMQSource
@@ -27,7 +27,13 @@ REDIS_LEASE_S = 2.5
 PATIENCE_S = 15.0
 MAX_QUEUE = 3
 AFFINITY_MARGIN = 0.25
-NO_REDIS = "there is no redis-server and no valkey-server on this machine"
+SERVERS = [
+    pytest.param(
+        name, marks=[pytest.mark.redis, pytest.mark.skipif(not binary, reason=f"there is no {name}-server here")]
+    )
+    for name, binary in BINARIES.items()
+]
+"""For tests to run with each that is on this machine."""
 
 T = TypeVar("T")
 
@@ -129,26 +135,40 @@ def _is_looking(client: dict[str, str]) -> bool:
 
 
 @pytest.fixture(scope="package")
-def _redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
-        yield server
+def _started() -> Iterator[Callable[[str], RedisServer]]:
+    """A running server by its name."""
+    with contextlib.ExitStack() as stack:
+        servers: dict[str, RedisServer] = {}
+
+        def started(name: str) -> RedisServer:
+            if name not in servers:
+                servers[name] = stack.enter_context(redis_server(BINARIES[name]))
+            with contextlib.closing(servers[name].client()) as client:
+                client.flushall()
+            return servers[name]
+
+        yield started
 
 
-@pytest.fixture
-def redis(_redis: RedisServer) -> RedisServer:
+@pytest.fixture(params=SERVERS)
+def binary(request: pytest.FixtureRequest) -> str:
+    """A server's program."""
+    path = BINARIES[request.param]
+    assert path is not None
+    return path
+
+
+@pytest.fixture(params=SERVERS)
+def redis(request: pytest.FixtureRequest, _started: Callable[[str], RedisServer]) -> RedisServer:
     """A server without a key."""
-    with contextlib.closing(_redis.client()) as client:
-        client.flushall()
-    return _redis
+    return _started(request.param)
 
 
-@pytest.fixture(
-    params=["local", pytest.param("redis", marks=[pytest.mark.redis, pytest.mark.skipif(not BINARY, reason=NO_REDIS)])]
-)
-async def transport(request: pytest.FixtureRequest) -> AsyncIterator[Transport]:
+@pytest.fixture(params=["local", *SERVERS])
+async def transport(request: pytest.FixtureRequest, _started: Callable[[str], RedisServer]) -> AsyncIterator[Transport]:
     with tempfile.TemporaryDirectory(prefix="gl") as folder:
         is_local = request.param == "local"
-        transport = LocalTransport(Path(folder)) if is_local else RedisTransport(request.getfixturevalue("redis"))
+        transport = LocalTransport(Path(folder)) if is_local else RedisTransport(_started(request.param))
         await transport.start()
         yield transport
         await transport.close()

@@ -19,17 +19,17 @@ from schemas.events import Finished
 from schemas.jobs import Job
 from server.transport.base import JobLost
 from server.transport.redis_streams import RedisQueue
-from tests.contract.conftest import NO_REDIS, PATIENCE_S, REDIS_LEASE_S, Inbox
+from tests.contract.conftest import PATIENCE_S, REDIS_LEASE_S, Inbox
 from tests.fakes.messages import accepted, chat_job, delta, finished, heartbeat, hello
 from tests.fakes.proxy import Proxy
-from tests.fakes.redis_server import BINARY, RedisServer, redis_server
+from tests.fakes.redis_server import ALWAYS, RedisServer, redis_server
 from tests.fakes.scripted_backend import ScriptedHandler, answer
 from tests.server.serving import CHAT, ask, chunks_of, client_of, text_of
 from workers.handlers.base import FatalError
 from workers.transport.redis_streams import RedisSource
 from workers.worker import Worker
 
-pytestmark = [pytest.mark.redis, pytest.mark.skipif(not BINARY, reason=NO_REDIS), pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.redis, pytest.mark.timeout(60)]
 LONG_S = 20.0
 TOKENS = 12
 
@@ -172,9 +172,11 @@ async def test_a_lost_gateways_jobs_are_cancelled_within_the_lease_and_no_other(
     assert await answered(orphan) == answer("wait for the lost one", 7, TOKENS), "it was only parted, and begins anew"
 
 
-@pytest.mark.parametrize("keeps", [False, True], ids=["forgets", "keeps"])
-async def test_requests_survive_a_redis_that_is_killed_and_started_again(keeps: bool) -> None:
-    with redis_server(keeps=keeps) as server:
+@pytest.mark.parametrize("options", [{}, ALWAYS], ids=["forgets", "keeps"])
+async def test_requests_survive_a_redis_that_is_killed_and_started_again(
+    binary: str, options: dict[str, object]
+) -> None:
+    with redis_server(binary, options) as server:
         async with hosts_of(server) as hosts:
             gateway = await hosts.gateway()
             worker = await hosts.worker("w", max_jobs=1)

@@ -42,20 +42,30 @@ class Proxy:
         connection = asyncio.current_task()
         assert connection is not None
         self._connections.add(connection)
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
-        pumps = {asyncio.create_task(self._pump(*ends)) for ends in ((reader, far_writer), (far_reader, writer))}
+        ends = [writer]
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            ends.append(far_writer)
+            await self._forward(((reader, far_writer), (far_reader, writer)))
+        except OSError:
+            pass  # Nobody listens there now.
+        finally:
+            for end in ends:
+                end.transport.abort()
+                with contextlib.suppress(OSError):
+                    await end.wait_closed()
+            self._connections.discard(connection)
+
+    async def _forward(self, ways: tuple[tuple[asyncio.StreamReader, asyncio.StreamWriter], ...]) -> None:
+        """Until either side ends."""
+        pumps = {asyncio.create_task(self._pump(*way)) for way in ways}
         self._pumps |= pumps
         if not self._is_ending:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         for pump in pumps:
             pump.cancel()
         await asyncio.wait(pumps)
-        for end in (writer, far_writer):
-            end.transport.abort()
-            with contextlib.suppress(OSError):
-                await end.wait_closed()
         self._pumps -= pumps
-        self._connections.discard(connection)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

@@ -2,35 +2,48 @@
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-BINARY = shutil.which("redis-server") or shutil.which("valkey-server")
+BINARIES = {name: shutil.which(f"{name}-server") for name in ("redis", "valkey")}
+BINARY = BINARIES["redis"] or BINARIES["valkey"]
 PATIENCE_S = 10.0
+
+ALWAYS = {"appendonly": "yes", "appendfsync": "always"}
+"""Options of a server that keeps all it has answered."""
+EVERY_SECOND = {"appendonly": "yes", "appendfsync": "everysec"}
+"""Options of a server that keeps all but its last second."""
 
 
 class RedisServer:
-    """Keeps nothing over a restart, unless `keeps` is set: then it writes an append-only file."""
+    """Keeps nothing over a restart, unless the options say so. query: what its URL ends with."""
 
-    def __init__(self, folder: Path, *, keeps: bool = False) -> None:
+    def __init__(self, folder: Path, binary: str, options: Mapping[str, object] | None = None, query: str = "") -> None:
         self._folder = folder
-        self._keeps = keeps
+        self._binary = binary
+        self._query = query
         self._process: subprocess.Popen[bytes] | None = None
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
+        is_tls = "tls-cert-file" in (options or {})
+        self._scheme = "rediss" if is_tls else "redis"
+        ports = {"port": 0, "tls-port": self.port} if is_tls else {"port": self.port}
+        kept = {"bind": "127.0.0.1", "dir": folder, "save": "", "appendonly": "no"}
+        self._options: dict[str, object] = {**kept, **ports, **(options or {})}
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"{self._scheme}://127.0.0.1:{self.port}/0{self._query}"
 
     def client(self) -> Redis:
         """A client for looking in from outside."""
@@ -38,12 +51,11 @@ class RedisServer:
 
     def start(self) -> None:
         """Returns once it answers."""
-        assert BINARY is not None
-        options = {"port": self.port, "bind": "127.0.0.1", "dir": self._folder, "save": "", "appendonly": "no"}
-        if self._keeps:
-            options |= {"appendonly": "yes", "appendfsync": "always"}
-        argv = [BINARY, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
-        self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        argv = [self._binary, *(word for name, value in self._options.items() for word in (f"--{name}", str(value)))]
+        # As here, a file that may not grow is an error for it (see `fill_disk`) and no signal that ends it.
+        self._process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, restore_signals=False
+        )
         deadline = time.monotonic() + PATIENCE_S
         with contextlib.closing(self.client()) as client:
             while not _answers(client):
@@ -63,6 +75,13 @@ class RedisServer:
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP if is_frozen else signal.SIGCONT)
 
+    def fill_disk(self, is_full: bool) -> None:
+        """Let none of its files grow beyond the largest of them, or let them grow again."""
+        assert self._process is not None
+        _, hard = resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE)
+        largest = max((path.stat().st_size for path in self._folder.rglob("*") if path.is_file()), default=0)
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (largest if is_full else hard, hard))
+
 
 def _answers(client: Redis) -> bool:
     try:
@@ -72,10 +91,13 @@ def _answers(client: Redis) -> bool:
 
 
 @contextlib.contextmanager
-def redis_server(*, keeps: bool = False) -> Iterator[RedisServer]:
+def redis_server(
+    binary: str | None = BINARY, options: Mapping[str, object] | None = None, query: str = ""
+) -> Iterator[RedisServer]:
     """A running server, gone at the end."""
+    assert binary is not None
     with tempfile.TemporaryDirectory(prefix="gl") as folder:
-        server = RedisServer(Path(folder), keeps=keeps)
+        server = RedisServer(Path(folder), binary, options, query)
         server.start()
         try:
             yield server
