@@ -24,12 +24,26 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     top: tuple[TopLogprob, ...] = ()
 
 
+class RankedToken(msgspec.Struct, frozen=True, array_like=True):
+    """A token at a position of a prompt: natural log over the model's raw distribution; rank 1 is the most likely."""
+
+    token_id: int
+    token: str
+    logprob: float
+    rank: int
+
+
+PromptLogprobs = tuple[tuple[RankedToken, ...], ...]
+"""For each token of a prompt: itself, then the most likely ones in order. The first follows nothing and has nothing."""
+
+
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     """Media are fetched, the prompt is built and fits: from here on the answer is a 200.
 
     prompt_token_ids: only where the job asked for token ids; placeholders expanded.
     prompt_token_texts: only where the job asked for them: each of those ids for people to read.
     prompt_text: only where the job asked for its echo; special tokens kept.
+    prompt_logprobs: only where the job asked for them; not again where `emitted` says that the client has them.
     tool_form: how calls stand in the text of the answer, a key of schemas.tool_forms.FORMS; None: it makes none.
     """
 
@@ -42,6 +56,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_token_texts: tuple[str, ...] | None = None
     prompt_text: str | None = None
+    prompt_logprobs: PromptLogprobs | None = None
     tool_form: str | None = None
 
 

@@ -25,6 +25,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     seed: always set by the gateway (drawn when the client gives none), so that a resumed job repeats its draws.
     bad_words: texts that the answer must not contain, as the worker's tokenizer writes them.
     top_logprobs: how many alternatives to report at each position (0..20); only read when `logprobs` is true.
+    prompt_logprobs: the same for the tokens of the prompt; None: none are wanted.
     """
 
     seed: int
@@ -46,4 +47,5 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     skip_special_tokens: bool = True
     logprobs: bool = False
     top_logprobs: int = 0
+    prompt_logprobs: int | None = None
     grammar: Grammar | None = None

@@ -8,6 +8,7 @@ from schemas.jobs import Job
 from schemas.openai.answers import AssistantMessage, CalledFunction, ChatCompletion, Choice, ToolCall
 from server.chat_frames import answer_id, openai_finish_reason, openai_logprobs, unix_time_s, usage
 from server.job_stream import JobStream
+from server.prompt_logprobs import prompt_logprobs
 from server.tools.events import ArgumentsDelta, CallStart, ContentDelta
 from server.tools.ids import call_id
 from server.tools.parser import PlainText, ToolParser, open_parsers
@@ -63,6 +64,7 @@ def _completion(
     job: Job, created: int, accepted: Accepted, choices: list[GrowingChoice], finished: Finished
 ) -> ChatCompletion:
     prompt_token_ids = accepted.prompt_token_ids if job.return_token_ids else None
+    scored = prompt_logprobs(job, accepted)
     return ChatCompletion(
         id=answer_id(job),
         created=created,
@@ -79,6 +81,7 @@ def _completion(
         ],
         usage=usage(accepted, finished.completion_tokens, finished.cached_tokens),
         prompt_token_ids=UNSET if prompt_token_ids is None else prompt_token_ids,
+        prompt_logprobs=UNSET if scored is None else scored,
     )
 
 

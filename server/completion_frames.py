@@ -13,6 +13,7 @@ from schemas.jobs import CompletionJob
 from schemas.openai.answers import Completion, CompletionChoice, CompletionLogprobs, PromptTokensDetails, Usage
 from server.chat_frames import MIN_LOGPROB, unix_time_s
 from server.merge import Tagged
+from server.prompt_logprobs import echoed_logprobs, prompt_logprobs
 
 DONE = b"data: [DONE]\n\n"
 
@@ -42,8 +43,7 @@ class CompletionWriter:
             match event:
                 case Accepted():
                     self._accepted[at] = event
-                    if event.prompt_text is not None or event.prompt_token_ids is not None:
-                        yield from (self._opening(at * job.n + index, event) for index in range(job.n))
+                    yield from self._openings(at, job, event)
                 case Delta():
                     self._num_generated += len(event.token_ids)
                     yield self._step(at * job.n + event.index, job, event)
@@ -78,16 +78,21 @@ class CompletionWriter:
             prompt_token_ids=UNSET if ids is None else ids,
         )
 
-    def _opening(self, index: int, accepted: Accepted) -> CompletionChoice:
-        text = accepted.prompt_text or ""
-        self._offsets[index] = len(text)
-        has_ids = accepted.prompt_token_ids is not None
-        return CompletionChoice(
-            index=index,
-            text=text,
-            prompt_token_ids=accepted.prompt_token_ids if accepted.prompt_token_ids is not None else UNSET,
-            token_ids=[] if has_ids else UNSET,
-        )
+    def _openings(self, at: int, job: CompletionJob, accepted: Accepted) -> Iterator[CompletionChoice]:
+        """What the choices of a prompt have before their first token."""
+        ids, scored, echoed = accepted.prompt_token_ids, prompt_logprobs(job, accepted), echoed_logprobs(job, accepted)
+        if accepted.prompt_text is None and ids is None and scored is None:
+            return
+        for index in range(at * job.n, (at + 1) * job.n):
+            self._offsets[index] = sum(map(len, echoed.tokens)) if echoed else 0
+            yield CompletionChoice(
+                index=index,
+                text=accepted.prompt_text or "",
+                logprobs=echoed,
+                prompt_token_ids=UNSET if ids is None else ids,
+                token_ids=UNSET if ids is None else [],
+                prompt_logprobs=UNSET if scored is None else scored,
+            )
 
     def _step(self, index: int, job: CompletionJob, delta: Delta) -> CompletionChoice:
         return CompletionChoice(
@@ -154,5 +159,6 @@ def _joined(pieces: Sequence[CompletionChoice]) -> CompletionChoice:
         else None,
         finish_reason=pieces[-1].finish_reason,
         prompt_token_ids=pieces[0].prompt_token_ids,
+        prompt_logprobs=pieces[0].prompt_logprobs,
         token_ids=token_ids,
     )

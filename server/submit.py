@@ -160,7 +160,7 @@ def chat_sampling(request: ChatCompletionRequest) -> SamplingParams:
 
 def completion_sampling(request: CompletionRequest) -> SamplingParams:
     """The sampling that a completion asks for, by its own default length. Without a seed each call draws its own."""
-    max_tokens = request.max_tokens or DEFAULT_MAX_TOKENS
+    max_tokens = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
     return _sampling(request, max_tokens, request.logprobs, request.logprobs is not None)
 
 
@@ -189,6 +189,7 @@ def _sampling(
         skip_special_tokens=request.skip_special_tokens is not False,
         logprobs=logprobs,
         top_logprobs=top_logprobs or 0,
+        prompt_logprobs=request.prompt_logprobs,
         grammar=grammar_of(request),
     )
 

@@ -49,6 +49,14 @@ class ChoiceLogprobs(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
+class PromptLogprob(msgspec.Struct, frozen=True):
+    """A token at a position of the prompt, as vLLM tells it."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
 class CalledFunction(msgspec.Struct, frozen=True):
     """What the model calls. `arguments` is JSON as text, or what the model took for it."""
 
@@ -94,6 +102,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage
     system_fingerprint: str | None = None
     prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | UnsetType = UNSET
 
 
 class FunctionDelta(msgspec.Struct, frozen=True):
@@ -163,11 +172,12 @@ class ModelList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CompletionLogprobs(msgspec.Struct, frozen=True):
-    """Log probabilities in the older shape: four lists of one length. `text_offset` counts characters of the text."""
+    """Log probabilities in the older shape: four lists of one length. `text_offset` counts characters of the text.
+    None stands for the first token of a prompt."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -180,6 +190,7 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str | None = None
     prompt_token_ids: tuple[int, ...] | UnsetType = UNSET
     token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | UnsetType = UNSET
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,6 +32,7 @@ class CompletionRequest(GenerationRequest):
     """A request to go on from bare prompts. `prompt` is read by `prompts_of`: a union would name no single fault."""
 
     prompt: Annotated[Any, WithJsonSchema({"anyOf": [_TEXT, {**_TOKEN_IDS, "minItems": 1}, _PROMPTS]})]
+    max_tokens: Annotated[int, Field(ge=0, le=INT32_MAX)] | None = None
     echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     add_special_tokens: bool | None = None
@@ -63,8 +64,8 @@ def parse_completion_request(body: object) -> CompletionRequest:
     supported = without_unsupported(body, {"echo"}) if isinstance(body, dict) else body
     request = validate(CompletionRequest, supported)
     check_stream_options(request)
-    if request.echo and request.logprobs is not None:
-        raise conflict("logprobs", "it cannot go with 'echo', as log probabilities of a prompt are not computed")
+    if request.max_tokens == 0 and not request.echo and request.prompt_logprobs is None:
+        raise conflict("max_tokens", "it may be 0 only with 'echo' or 'prompt_logprobs'")
     return request
 
 

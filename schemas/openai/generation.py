@@ -61,6 +61,8 @@ class GenerationRequest(StructuredRequest):
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
 
+    prompt_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Alternatives at each token of the prompt, as in vLLM."""
     return_token_ids: bool | None = None
     priority: Annotated[int, Field(ge=-INT32_MAX, le=INT32_MAX)] | None = None
     cache_salt: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
@@ -69,7 +71,9 @@ class GenerationRequest(StructuredRequest):
 
 
 def check_stream_options(request: GenerationRequest) -> None:
-    """Raises RequestError where there are options of a stream without a stream."""
+    """Raises RequestError where there are options of a stream without a stream, or what a stream does not have."""
+    if request.prompt_logprobs is not None and request.stream:
+        raise conflict("prompt_logprobs", "a stream does not have them")
     if request.stream_options is not None and not request.stream:
         raise conflict("stream_options", "it needs 'stream' to be true")
 

@@ -32,7 +32,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "prediction": _NOTHING,
     "prompt_cache_options": _NOTHING,
     "prompt_embeds": _NOTHING,
-    "prompt_logprobs": _NOTHING,
     "reasoning_effort": (None, "none"),
     "store": _NOTHING,
     "suffix": _NOTHING,

@@ -165,7 +165,6 @@ async def test_log_probabilities_have_the_older_shape() -> None:
         ({"prompt": "x", "best_of": 2}, "unsupported_parameter", "best_of"),
         ({"prompt": "x", "logprobs": 6}, "invalid_value", "logprobs"),
         ({"prompt": "x", "logprobs": True}, "invalid_type", "logprobs"),
-        ({"prompt": "x", "logprobs": 1, "echo": True}, "invalid_value", "logprobs"),
         ({"prompt": "x", "stream_options": {}}, "invalid_value", "stream_options"),
         ({"prompt": "x", "messages": []}, "unknown_parameter", "messages"),
     ],

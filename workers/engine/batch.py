@@ -78,6 +78,16 @@ class MediaRows:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRows:
+    """Rows [start, start + count) say how likely the tokens of a prompt from `position` on are."""
+
+    seq: Sequence
+    start: int
+    count: int
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """One packed forward of T tokens, R of which are sampled behind.
 
@@ -96,6 +106,7 @@ class Batch:
     sample_seqs: tuple[Sequence, ...]
     grid_positions: Ints | None = None
     """[3, T], for M-RoPE; None where all three are `positions`."""
+    prompt_rows: tuple[PromptRows, ...] = ()
 
     def rows_by_type(self) -> tuple[Ints, Ints]:
         """Rows that are text, and rows that are placeholders of media; both ascending."""
@@ -116,6 +127,7 @@ def build_batch(chunks: Seq[Chunk], block_size: int) -> Batch:
     sample_rows: list[int] = []
     sample_seqs: list[Sequence] = []
     slices: list[PrefillSlice] = []
+    prompt_rows: list[PromptRows] = []
     for chunk in (*decodes, *prefills):
         seq, row, end = chunk.seq, len(token_ids), chunk.end
         token_ids.extend(seq.token_ids[chunk.start : end])
@@ -130,6 +142,9 @@ def build_batch(chunks: Seq[Chunk], block_size: int) -> Batch:
             sample_seqs.append(seq)
         if chunk.length > 1:
             slices.append(PrefillSlice(row, row + chunk.length, chunk.start, table))
+        num_scoring = min(end, seq.num_prompt_tokens - 1) - chunk.start
+        if seq.num_prompt_logprobs is not None and num_scoring > 0:
+            prompt_rows.append(PromptRows(seq, row, num_scoring, chunk.start + 1))
     return Batch(
         token_ids=np.asarray(token_ids, dtype=np.int64),
         positions=np.concatenate(positions),
@@ -141,6 +156,7 @@ def build_batch(chunks: Seq[Chunk], block_size: int) -> Batch:
         sample_rows=np.asarray(sample_rows, dtype=np.int64),
         sample_seqs=tuple(sample_seqs),
         grid_positions=_grid_positions((*decodes, *prefills)),
+        prompt_rows=tuple(prompt_rows),
     )
 
 

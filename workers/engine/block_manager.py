@@ -141,7 +141,7 @@ class BlockManager:
 
     def _find_prefix(self, seq: Sequence) -> list[int]:
         """Blocks that hold the sequence's first tokens already; never all of its tokens."""
-        if not self._enable_prefix_cache:
+        if not self._enable_prefix_cache or seq.num_prompt_logprobs is not None:
             return []
         num_blocks = min(seq.num_tokens - 1, self._num_shareable(seq)) // self.block_size
         extend_block_hashes(seq, self.block_size, num_blocks)

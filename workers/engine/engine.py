@@ -104,10 +104,12 @@ class Engine:
         if result is None:
             self.scheduler.update(plan, {})
             return []
-        logits, batch = result
-        rows = [Row(seq.sampling, seq.token_ids, seq.num_prompt_tokens) for seq in batch.sample_seqs]
-        choices = sample(logits, rows, masks) if rows else []
-        sampled = list(zip(batch.sample_seqs, choices, strict=True))
+        sequences = result.batch.sample_seqs
+        rows = [Row(seq.sampling, seq.token_ids, seq.num_prompt_tokens) for seq in sequences]
+        choices = sample(result.logits, rows, masks) if rows else []
+        for prompt_rows, scored in zip(result.batch.prompt_rows, result.scored, strict=True):
+            prompt_rows.seq.prompt_logprobs |= dict(enumerate(scored, start=prompt_rows.position))
+        sampled = list(zip(sequences, choices, strict=True))
         self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in sampled})
         self._count(plan, len(sampled))
         return [self._account(seq, choice) for seq, choice in sampled]

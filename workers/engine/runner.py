@@ -1,6 +1,7 @@
 """A step's plan to logits: vision tower, packed forward, output head. Owns visual embeddings; decides nothing."""
 
 from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from itertools import groupby
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from workers.attention.base import Routes, Step
 from workers.attention.paged_sdpa import PagedSDPA
-from workers.engine.batch import Batch, build_batch
+from workers.engine.batch import Batch, PromptRows, build_batch
 from workers.engine.plan import Chunk, StepPlan
+from workers.engine.prompt_logprobs import ScoredToken, score_tokens
 from workers.engine.sequence import MediaInput
 from workers.engine.unfold import unfold_batch
 from workers.models.base import EncodesInputs, VisionLanguageModel
@@ -21,6 +23,18 @@ class EncodingFailed(Exception):
     def __init__(self, key: bytes, reason: str) -> None:
         super().__init__(reason)
         self.key = key
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step computed.
+
+    logits: float32 [R, V], of batch.sample_seqs. scored: for each of batch.prompt_rows its tokens.
+    """
+
+    batch: Batch
+    logits: Tensor
+    scored: list[list[ScoredToken]]
 
 
 class Runner:
@@ -57,9 +71,9 @@ class Runner:
         self._embeddings |= embeddings
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> tuple[Tensor, Batch] | None:
-        """Run a step. Returns float32 logits [R, V] with the batch that names their sequences; None when the plan has
-        nothing but encoding. Raises EncodingFailed before anything of the batch was computed."""
+    def execute(self, plan: StepPlan) -> StepResult | None:
+        """Run a step. Returns None when the plan has nothing but encoding. Raises EncodingFailed before anything of the
+        batch was computed."""
         for key in plan.drop_embeddings:
             self._embeddings.pop(key, None)
         if plan.encode:
@@ -67,7 +81,7 @@ class Runner:
         if not plan.chunks:
             return None
         batch = build_batch(plan.chunks, self._attention.block_size)
-        return self._forward(plan.chunks, batch), batch
+        return self._forward(plan.chunks, batch)
 
     def _encode_one(self, model: EncodesInputs, item: MediaInput) -> Tensor:
         try:
@@ -81,7 +95,7 @@ class Runner:
             raise EncodingFailed(item.key, f"{len(embedding)} embeddings came for {item.encoded_length} placeholders")
         return embedding
 
-    def _forward(self, chunks: Seq[Chunk], batch: Batch) -> Tensor:
+    def _forward(self, chunks: Seq[Chunk], batch: Batch) -> StepResult:
         model = self._model
         token_ids, positions, rope_lens, sample_rows = (
             torch.from_numpy(x).to(model.device)
@@ -97,7 +111,14 @@ class Runner:
             step.grid_positions = torch.from_numpy(batch.grid_positions).to(model.device)
         if self._lower is not None:
             step.lower = self._lower_step(self._lower, chunks, batch, step)
-        return model.compute_logits(model.forward(hidden, step)[sample_rows])
+        hidden = model.forward(hidden, step)
+        scored = [self._score(rows, hidden) for rows in batch.prompt_rows]
+        return StepResult(batch, model.compute_logits(hidden[sample_rows]), scored)
+
+    def _score(self, rows: PromptRows, hidden: Tensor) -> list[ScoredToken]:
+        token_ids = rows.seq.token_ids[rows.position : rows.position + rows.count]
+        states = hidden[rows.start : rows.start + rows.count]
+        return list(score_tokens(states, token_ids, rows.seq.num_prompt_logprobs or 0, self._model.compute_logits))
 
     def _lower_step(self, lower: PagedSDPA, chunks: Seq[Chunk], batch: Batch, step: Step) -> Step:
         if lower.spec.unfolding is None:

@@ -83,6 +83,9 @@ class Sequence:
         where that rotation is the plain one, any other int where it is not. None: plain at every length.
     grid_positions: for M-RoPE; None where positions are plain.
     sampling, grammar: opaque here; grammar is None where any text will do.
+    num_prompt_logprobs: how many of the likeliest tokens are told at each position of the prompt, in `prompt_logprobs`;
+        None: nothing is. Where it is, the prompt is computed afresh, whatever the prefix cache has.
+    prompt_logprobs: opaque here; by position, from 1 on.
     num_computed_tokens: tokens whose keys and values are in the pool, from the front.
     num_cached_tokens: prompt tokens found in the prefix cache at the first admission (for usage).
 
@@ -100,6 +103,8 @@ class Sequence:
     grid_positions: GridPositions | None = None
     sampling: Any = None
     grammar: Any = None
+    num_prompt_logprobs: int | None = None
+    prompt_logprobs: dict[int, Any] = field(default_factory=dict, init=False)
     status: Status = field(default=Status.WAITING, init=False)
     arrival: int = field(default=0, init=False)
     num_computed_tokens: int = field(default=0, init=False)

@@ -6,7 +6,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from schemas.errors import ErrorCode, RequestError
-from schemas.events import Accepted, Delta, Finished, TokenLogprob, TopLogprob
+from schemas.events import Accepted, Delta, Finished, PromptLogprobs, TokenLogprob, TopLogprob
 from schemas.jobs import ChatJob, CompletionJob, Job
 from workers.backends.native import NativeBackend
 from workers.engine.bad_words import BadWords
@@ -21,6 +21,7 @@ from workers.handlers.base import Publish
 from workers.handlers.defaults import SamplingDefaults
 from workers.handlers.groups import first_error
 from workers.handlers.prepare import Prepared, Preparer, prompt_param
+from workers.handlers.prompt_logprobs import PromptScorer
 from workers.handlers.reply import ReplyText
 from workers.models.base import VisionLanguageModel
 from workers.tokenizers.base import Tokenizer
@@ -56,6 +57,7 @@ class Generator:
         self._max_model_len = max_model_len
         self._model = model
         self._strips_reply = strips_reply
+        self._scorer = PromptScorer(backend, tokenizer)
 
     async def run(self, job: Job, publish: Publish) -> None:
         """Accepted, Delta*, Finished. Raises GlimpsedError when the job cannot be served."""
@@ -65,7 +67,8 @@ class Generator:
         bad_words = await self._bad_words(job)
         prepared = await self._preparer.prepare(job)
         sequences = [self._sequence(job, prepared, i, matcher, bad_words) for i, matcher in enumerate(matchers)]
-        publish(self._accepted(job, prepared))
+        scored = await self._scorer.score(job, sequences[0]) if sequences else None
+        publish(self._accepted(job, prepared, scored))
         num_generated = await self._run_choices(job, sequences, publish) if sequences else 0
         publish(
             Finished(
@@ -73,7 +76,8 @@ class Generator:
                 epoch=job.epoch,
                 seq=0,
                 completion_tokens=num_generated,
-                cached_tokens=sequences[0].num_cached_tokens if sequences else 0,
+                # What scoring the prompt has left in the cache is this job's own work.
+                cached_tokens=sequences[0].num_cached_tokens if sequences and scored is None else 0,
             )
         )
 
@@ -100,8 +104,10 @@ class Generator:
         vocab_size = self._model.vocab_size
         return await asyncio.to_thread(bad_words_of, asked.bad_words, self._tokenizer, vocab_size, stops)
 
-    def _accepted(self, job: Job, prepared: Prepared) -> Accepted:
+    def _accepted(self, job: Job, prepared: Prepared, scored: PromptLogprobs | None) -> Accepted:
         ids, token_text = prepared.token_ids, self._tokenizer.token_text
+        is_echo = isinstance(job, CompletionJob) and job.echo
+        wants_texts = job.return_token_texts or (is_echo and job.sampling.logprobs)
         return Accepted(
             job_id=job.job_id,
             epoch=job.epoch,
@@ -110,8 +116,9 @@ class Generator:
             image_tokens=prepared.image_tokens,
             video_tokens=prepared.video_tokens,
             prompt_token_ids=tuple(ids) if job.return_token_ids else None,
-            prompt_token_texts=tuple(map(token_text, ids)) if job.return_token_texts else None,
+            prompt_token_texts=tuple(map(token_text, ids)) if wants_texts else None,
             prompt_text=self._echo(job) if isinstance(job, CompletionJob) and job.echo else None,
+            prompt_logprobs=scored,
             tool_form=prepared.tool_form,
         )
 
@@ -139,8 +146,10 @@ class Generator:
     ) -> int:
         emitted = _emitted(job, index)
         start = len(emitted.token_ids)
-        if emitted.is_finished:
+        if emitted.is_finished or seq.is_at_limit:
             on_start()
+            if not emitted.is_finished:
+                publish(_nothing_more(job, index, start))
             return start
         is_stripped = self._strips_reply and isinstance(job, ChatJob)
         shown = self._preparer.shown_ids(job)
@@ -233,6 +242,13 @@ def _emitted(job: Job, index: int) -> _Emitted:
         if choice.index == index:
             return _Emitted(choice.token_ids, choice.is_finished)
     return _Emitted()
+
+
+def _nothing_more(job: Job, index: int, start: int) -> Delta:
+    """The end of a choice that may have no further token."""
+    return Delta(
+        job_id=job.job_id, epoch=job.epoch, seq=0, index=index, start=start, token_ids=(), finish_reason="length"
+    )
 
 
 def _ignore() -> None:
