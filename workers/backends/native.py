@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import asdict, dataclass
 
+from schemas.errors import EngineError
 from workers.engine.engine import Engine, SequenceFailed, TokenOutput
 from workers.engine.sequence import Sequence
 from workers.handlers.base import FatalError
@@ -57,7 +58,7 @@ class NativeBackend:
         """
         stream: asyncio.Queue[TokenOutput | SequenceFailed] = asyncio.Queue()
         self._streams[seq.request_id] = stream
-        self._inbox.put(lambda: self._engine.add(seq))
+        self._inbox.put(lambda: self._add(seq))
         is_finished = False
         try:
             while not is_finished:
@@ -96,6 +97,13 @@ class NativeBackend:
         except Exception as error:
             log.exception("the step loop ended")
             self._loop.call_soon_threadsafe(self.fatal.set_exception, FatalError(f"the engine failed: {error!r}"))
+
+    def _add(self, seq: Sequence) -> None:
+        try:
+            self._engine.add(seq)
+        except ValueError as error:
+            failed = SequenceFailed(seq.request_id, str(error), EngineError("The engine could not take this request."))
+            self._loop.call_soon_threadsafe(self._deliver, [failed])
 
     def _take_commands(self) -> None:
         """Carry out what was asked for; sleeps while there is neither work nor a command."""

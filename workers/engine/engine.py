@@ -1,5 +1,6 @@
 """The serving core of one model: sequences in, tokens out, one step at a time. Joins scheduler, runner and sampler."""
 
+import logging
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
@@ -8,12 +9,15 @@ from torch import Tensor
 from schemas.errors import EngineError, GlimpsedError
 from workers.engine.batch import packing_order
 from workers.engine.block_manager import BlockManager
+from workers.engine.faults import Suspects, is_of_device
 from workers.engine.plan import StepPlan
 from workers.engine.runner import EncodingFailed, Runner
 from workers.engine.sampler import Choice, Logprobs, Row, sample
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Sequence, Status
 from workers.grammar.masks import MaskFiller, MaskJob
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class Engine:
         self.counters = Counters()
         self._runner = runner
         self._masks = MaskFiller()
+        self._suspects = Suspects()
         self._tower_thread = tower_thread
         self._encoding: Future[dict[bytes, Tensor]] | None = None
 
@@ -78,41 +83,64 @@ class Engine:
     def step(self) -> list[TokenOutput | SequenceFailed]:
         """Schedule, run, sample, account. Returns the new tokens of this step.
 
-        A medium that cannot be encoded ends the sequences that hold it; the others repeat the step. Any other exception
-        is the device's or ours: the engine is not to be used again.
+        A medium that cannot be encoded ends the sequences that hold it; the others repeat the step. Where a step raises
+        otherwise, each of its sequences repeats it alone, and the one with which it raises again ends. What comes
+        through is the device's fault or ours: the engine is not to be used again.
         """
         if self._encoding is not None and self._encoding.done():
             failed = self._take_encoded(self._encoding)
             if failed:
                 return failed
-        plan = self.scheduler.schedule()
+        plan = self.scheduler.schedule(self._suspects.next())
         if plan.encode_beside and self._tower_thread is not None:
             self._encoding = self._tower_thread.submit(self._runner.encode, plan.encode_beside)
             self.counters.encoded_items += len(plan.encode_beside)
         if not plan.chunks and self._encoding is not None:
             wait([self._encoding])
             return self._take_encoded(self._encoding)
+        try:
+            sampled = self._compute(plan)
+        except EncodingFailed as error:
+            self.scheduler.discard(plan)
+            return self._fail(plan, error)
+        except Exception as error:
+            if not plan.chunks or is_of_device(error, self._runner.device):
+                raise
+            return self._suspect(plan, error)
+        self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in sampled})
+        if plan.chunks:
+            self._suspects.went_well()
+            self._count(plan, len(sampled))
+        return [self._account(seq, choice) for seq, choice in sampled]
+
+    def _compute(self, plan: StepPlan) -> list[tuple[Sequence, Choice]]:
+        """Each sequence that samples with its next token. Does nothing that could not be done again."""
         # They depend on earlier tokens alone: they are filled while the model computes.
         pending = self._masks.start(_mask_jobs(plan))
         try:
             result = self._runner.execute(plan)
-        except EncodingFailed as error:
-            self.scheduler.discard(plan)
-            return self._fail(plan, error)
         finally:
             masks = pending.wait() if pending else None
         if result is None:
-            self.scheduler.update(plan, {})
             return []
         sequences = result.batch.sample_seqs
         rows = [Row(seq.sampling, seq.token_ids, seq.num_prompt_tokens) for seq in sequences]
         choices = sample(result.logits, rows, masks) if rows else []
         for prompt_rows, scored in zip(result.batch.prompt_rows, result.scored, strict=True):
             prompt_rows.seq.prompt_logprobs |= dict(enumerate(scored, start=prompt_rows.position))
-        sampled = list(zip(sequences, choices, strict=True))
-        self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in sampled})
-        self._count(plan, len(sampled))
-        return [self._account(seq, choice) for seq, choice in sampled]
+        return list(zip(sequences, choices, strict=True))
+
+    def _suspect(self, plan: StepPlan, error: Exception) -> list[TokenOutput | SequenceFailed]:
+        """A step has raised, not by the device's fault: find the sequence that makes it raise, and end that one."""
+        log.error("a step of %d sequences raised", len(plan.chunks), exc_info=error)
+        self.scheduler.discard(plan)
+        guilty = self._suspects.guilty([chunk.seq for chunk in plan.chunks])
+        if self._suspects.are_too_many:
+            raise error
+        if guilty is None:
+            return []
+        self.scheduler.finish(guilty, Status.FINISHED_ERROR)
+        return [SequenceFailed(guilty.request_id, repr(error), EngineError("The model failed on this request."))]
 
     def _take_encoded(self, encoding: "Future[dict[bytes, Tensor]]") -> list[TokenOutput | SequenceFailed]:
         """Hold what was encoded beside the steps. Returns the sequences that ended because it could not be."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from workers.attention.base import Routes, Step
 from workers.attention.paged_sdpa import PagedSDPA
 from workers.engine.batch import Batch, PromptRows, build_batch
+from workers.engine.faults import is_of_device
 from workers.engine.plan import Chunk, StepPlan
 from workers.engine.prompt_logprobs import ScoredToken, score_tokens
 from workers.engine.sequence import MediaInput
@@ -47,6 +48,11 @@ class Runner:
         self._lower = lower
         self._embeddings: dict[bytes, Tensor] = {}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self._model.device
+
     @torch.inference_mode()
     def encode(self, items: Seq[MediaInput]) -> dict[bytes, Tensor]:
         """The embeddings of media by key, from the vision tower; for any thread. Raises EncodingFailed.
@@ -56,14 +62,9 @@ class Runner:
         """
         if isinstance(self._model, EncodesInputs):
             return {item.key: self._encode_one(self._model, item) for item in items}
-        embeddings = {}
+        embeddings: dict[bytes, Tensor] = {}
         for _, group in groupby(items, key=lambda item: item.tiles.shape[1:]):
-            members = list(group)
-            pixels = torch.cat([torch.from_numpy(item.tiles) for item in members]).to(self._model.device)
-            tiles = self._model.encode_tiles(pixels)
-            for item, embedding in zip(members, tiles.split([len(item.tiles) for item in members]), strict=True):
-                # A copy of its own: a view would keep the whole group's memory alive after the others are dropped.
-                embeddings[item.key] = embedding.flatten(0, 1).clone()
+            embeddings |= self._encode_group(list(group))
         return embeddings
 
     def keep(self, embeddings: dict[bytes, Tensor]) -> None:
@@ -83,12 +84,25 @@ class Runner:
         batch = build_batch(plan.chunks, self._attention.block_size)
         return self._forward(plan.chunks, batch)
 
+    def _encode_group(self, items: Seq[MediaInput]) -> dict[bytes, Tensor]:
+        """Media whose tiles have one shape; where the tower refuses them together, one by one."""
+        try:
+            pixels = torch.cat([torch.from_numpy(item.tiles) for item in items]).to(self._model.device)
+            parts = self._model.encode_tiles(pixels).split([len(item.tiles) for item in items])
+        except Exception as error:
+            if is_of_device(error, self._model.device):
+                raise
+            if len(items) > 1:
+                return {key: found for item in items for key, found in self._encode_group([item]).items()}
+            raise EncodingFailed(items[0].key, f"the vision tower cannot take this medium: {error}") from error
+        # A copy of its own: a view would keep the whole group's memory alive after the others are dropped.
+        return {item.key: part.flatten(0, 1).clone() for item, part in zip(items, parts, strict=True)}
+
     def _encode_one(self, model: EncodesInputs, item: MediaInput) -> Tensor:
         try:
             embedding = model.encode_inputs(item.tiles)
         except Exception as error:
-            # On an accelerator a RuntimeError may be the device's; on a CPU it is a shape that does not fit.
-            if self._model.device.type != "cpu" and isinstance(error, RuntimeError):
+            if is_of_device(error, self._model.device):
                 raise
             raise EncodingFailed(item.key, f"the vision tower cannot take this medium: {error}") from error
         if len(embedding) != item.encoded_length:

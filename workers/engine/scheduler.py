@@ -129,10 +129,13 @@ class Scheduler:
         self._release(seq)
         seq.status = status
 
-    def schedule(self) -> StepPlan:
-        """Plan the next step. Not empty while there is work, unless all of it waits for what is encoded beside."""
+    def schedule(self, alone: Sequence | None = None) -> StepPlan:
+        """Plan the next step. Not empty while there is work, unless all of it waits for what is encoded beside.
+
+        alone: the one running sequence that may take part; then the plan may be empty, too.
+        """
         num_decodes = sum(seq.num_uncomputed == 1 for seq in self._running)
-        step = _Step(budget=self._max_num_batched_tokens - num_decodes)
+        step = _Step(budget=self._max_num_batched_tokens - num_decodes, is_admitting=alone is None)
         self._encodes.begin(num_decodes)
         index = 0
         while True:
@@ -144,7 +147,8 @@ class Scheduler:
             elif index == len(self._running):
                 break
             seq = self._running[index]
-            self._give_chunk(seq, is_new, step)
+            if alone is None or seq is alone:
+                self._give_chunk(seq, is_new, step)
             if seq.status is Status.RUNNING:
                 index += 1
         encode, encode_beside = self._encodes.take()

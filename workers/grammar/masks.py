@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +35,8 @@ class PendingMasks:
         self._parts = parts
 
     def wait(self) -> TokenMasks:
-        """The masks, once they are whole."""
+        """The masks, once they are whole; where one fails, the others have ended nevertheless."""
+        wait(self._parts)
         for part in self._parts:
             part.result()
         return self._masks

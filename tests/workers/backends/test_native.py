@@ -43,6 +43,8 @@ class CountingEngine:
         return True
 
     def add(self, seq: Sequence) -> None:
+        if seq.request_id in self._sequences:
+            raise ValueError(f"request id {seq.request_id} is already in use")
         self._sequences[seq.request_id] = seq
 
     def abort(self, request_id: str) -> None:
@@ -129,6 +131,17 @@ async def test_a_sequence_that_fails_alone_raises_for_its_reader_only(backend: N
         await collect(backend, sequence("unlucky", 5))
     assert await lucky == list(range(5))
     assert backend.stats().running == 0
+
+
+async def test_a_sequence_that_the_engine_refuses_fails_alone(backend: NativeBackend):
+    first = asyncio.create_task(collect(backend, sequence("held", 10**6)))
+    while not backend.stats().running:
+        await asyncio.sleep(0)
+    with pytest.raises(EngineError):
+        await collect(backend, sequence("held", 3))
+    assert await collect(backend, sequence("other", 3)) == [0, 1, 2]
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
 
 
 async def test_a_step_that_raises_is_fatal_for_the_backend():

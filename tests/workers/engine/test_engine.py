@@ -1,5 +1,6 @@
 """The engine's step on a real tiny model: a medium that cannot be encoded ends its own request and no other."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from tests.e2e.goldens import LEAN
 from workers.backends.open import build_engine
 from workers.backends.sizing import EngineLimits
 from workers.engine.engine import Engine, TokenOutput
+from workers.engine.plan import StepPlan
+from workers.engine.sampler import NonFiniteLogits
 from workers.engine.sampling import Sampling
 from workers.engine.sequence import MediaInput, Sequence
 from workers.weights.load import load_model
@@ -41,6 +44,23 @@ class PickyModel:
             raise RuntimeError("shapes cannot be multiplied")
         rows = self._model.encode_tiles(torch.from_numpy(inputs)).flatten(0, 1)
         return rows[:1] if inputs.min() == 255 else rows
+
+
+class TiledModel:
+    """The golden's model, whose tower refuses all-black tiles among those of a step."""
+
+    def __init__(self) -> None:
+        self._model = load_model(LEAN / "internvl2_5-qwen2" / "checkpoint", torch.device("cpu"))
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "encode_inputs":
+            raise AttributeError(name)
+        return getattr(self._model, name)
+
+    def encode_tiles(self, tiles: torch.Tensor) -> torch.Tensor:
+        if not tiles.flatten(1).any(dim=1).all():
+            raise RuntimeError("shapes cannot be multiplied")
+        return self._model.encode_tiles(tiles)
 
 
 def sequence(name: str, tiles: np.ndarray | None = None, tokens: int = 5) -> Sequence:
@@ -116,12 +136,113 @@ def test_a_tower_beside_the_steps_changes_no_token_and_fails_only_whom_it_must(
     assert engine.block_manager.usage == 0 and engine.counters.encoded_items > 2
 
 
-def test_any_other_exception_of_a_step_comes_through(model: PickyModel):
+class FaultyRunner:
+    """Raises in place of the steps that `breaks` picks out of their plans."""
+
+    def __init__(self, runner: Any, breaks: Callable[[StepPlan], Exception | None]) -> None:
+        self._runner = runner
+        self._breaks = breaks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def execute(self, plan: StepPlan) -> Any:
+        error = self._breaks(plan)
+        if error is not None:
+            raise error
+        return self._runner.execute(plan)
+
+
+def faulty_engine(model: PickyModel, breaks: Callable[[StepPlan], Exception | None]) -> Engine:
+    engine = build_engine(model, LIMITS, enable_prefix_cache=False)
+    engine._runner = FaultyRunner(engine._runner, breaks)
+    return engine
+
+
+def prompts_of(plan: StepPlan) -> set[str]:
+    return {chunk.seq.request_id for chunk in plan.chunks}
+
+
+@pytest.mark.parametrize("at_token", [0, 2], ids=["prefill", "decode"])
+def test_a_request_with_which_every_step_raises_ends_and_its_neighbours_are_exact(model: PickyModel, at_token: int):
+    def breaks(plan: StepPlan) -> Exception | None:
+        for chunk in plan.chunks:
+            if chunk.seq.request_id == "bad" and chunk.seq.num_output_tokens == at_token:
+                return IndexError("a bug")
+        return None
+
+    undisturbed = build_engine(model, LIMITS, enable_prefix_cache=False)
+    engine = faulty_engine(model, breaks)
+    for one in (undisturbed, engine):
+        for seq in (sequence("text"), sequence("bad"), sequence("picture", SOUND)):
+            one.add(seq)
+    expected, _ = run(undisturbed)
+    tokens, failed = run(engine)
+    assert set(failed) == {"bad"} and "a bug" in failed["bad"]
+    assert tokens.pop("bad", []) == expected.pop("bad")[:at_token]
+    assert tokens == expected
+    assert engine.block_manager.usage == 0
+
+
+def test_a_step_that_raises_once_costs_nobody_a_token(model: PickyModel):
+    errors = [KeyError("once")]
+    undisturbed = build_engine(model, LIMITS, enable_prefix_cache=False)
+    engine = faulty_engine(model, lambda plan: errors.pop() if errors and len(plan.chunks) > 1 else None)
+    for one in (undisturbed, engine):
+        for seq in (sequence("text"), sequence("picture", SOUND)):
+            one.add(seq)
+    expected, _ = run(undisturbed)
+    assert run(engine) == (expected, {})
+    assert not errors
+
+
+def test_an_engine_with_which_everything_raises_is_given_up(model: PickyModel):
+    engine = faulty_engine(model, lambda plan: ZeroDivisionError())
+    for number in range(8):
+        engine.add(sequence(str(number)))
+    with pytest.raises(ZeroDivisionError):
+        run(engine)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access"),
+        torch.OutOfMemoryError("no memory"),
+        MemoryError(),
+    ],
+)
+def test_a_fault_of_the_device_comes_through_at_once(model: PickyModel, error: Exception):
+    engine = faulty_engine(model, lambda plan: error)
+    engine.add(sequence("text"))
+    with pytest.raises(type(error)):
+        engine.step()
+
+
+def test_logits_that_are_no_numbers_come_through(model: PickyModel):
     engine = build_engine(model, LIMITS, enable_prefix_cache=False)
     engine.add(sequence("text"))
-    engine._runner._attention.prepare = lambda batch: 1 / 0
-    with pytest.raises(ZeroDivisionError):
+    engine.add(sequence("other"))
+    compute = engine._runner._model.compute_logits
+    broken = PickyModel()
+    broken.compute_logits = lambda hidden: compute(hidden) * float("nan")
+    engine._runner._model = broken
+    with pytest.raises(NonFiniteLogits):
         engine.step()
+
+
+def test_tiles_that_the_tower_refuses_end_their_own_request_only(model: PickyModel):
+    """A tower that takes the tiles of several requests at once."""
+    tiled = TiledModel()
+    engine = build_engine(tiled, LIMITS, enable_prefix_cache=False)
+    undisturbed = build_engine(model, LIMITS, enable_prefix_cache=False)
+    for seq in (sequence("sound", SOUND), sequence("broken", BROKEN), sequence("text")):
+        engine.add(seq)
+    for seq in (sequence("sound", SOUND), sequence("text")):
+        undisturbed.add(seq)
+    expected, _ = run(undisturbed)
+    tokens, failed = run(engine)
+    assert set(failed) == {"broken"} and tokens == expected
 
 
 def test_counters_tell_what_was_done(model: PickyModel):
