@@ -64,6 +64,7 @@ class ErrorCode(StrEnum):
     VIDEO_TOO_SMALL = "video_too_small"
     VIDEO_FILE_TOO_LARGE = "video_file_too_large"
 
+    MEDIA_CHANGED = "media_changed"
     UNAVAILABLE = "service_unavailable"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     CANCELLED = "cancelled"

@@ -45,6 +45,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     prompt_text: only where the job asked for its echo; special tokens kept.
     prompt_logprobs: only where the job asked for them; not again where `emitted` says that the client has them.
     tool_form: how calls stand in the text of the answer, a key of schemas.tool_forms.FORMS; None: it makes none.
+    media_digests: sha256 of each medium and of how it was prepared, in the prompt's order.
     """
 
     job_id: str
@@ -58,6 +59,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     prompt_text: str | None = None
     prompt_logprobs: PromptLogprobs | None = None
     tool_form: str | None = None
+    media_digests: tuple[bytes, ...] = ()
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):

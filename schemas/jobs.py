@@ -109,6 +109,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     emitted: per choice the ids that the client already has; the worker goes on behind them.
     timeout_s: time left when the job was handed over; the gateway enforces it, a worker may drop what is overdue.
     tenant: whose caches may be shared; empty where no keys are set.
+    media_digests: of a job that is taken over, what its first worker said of its media; other media end it.
     tools: the worker writes them into the prompt in the form that its model knows, and tells that form in Accepted;
         none where the answer may not call any.
     """
@@ -120,6 +121,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = ToolChoice()
     media: MediaOptions = MediaOptions()
+    media_digests: tuple[bytes, ...] = ()
     n: int = 1
     priority: int = 0
     tenant: str = ""

@@ -26,6 +26,7 @@ ANSWERS: dict[ErrorCode, tuple[int, str]] = {
     ErrorCode.PREVIOUS_RESPONSE_NOT_FOUND: (404, "invalid_request_error"),
     ErrorCode.METHOD_NOT_ALLOWED: (405, "invalid_request_error"),
     ErrorCode.REQUEST_TIMEOUT: (408, "invalid_request_error"),
+    ErrorCode.MEDIA_CHANGED: (409, "invalid_request_error"),
     ErrorCode.REQUEST_TOO_LARGE: (413, "invalid_request_error"),
     ErrorCode.URI_TOO_LONG: (414, "invalid_request_error"),
     ErrorCode.UNSUPPORTED_MEDIA_TYPE: (415, "invalid_request_error"),

@@ -43,6 +43,7 @@ class JobStream:
         self._watch = watch
         self._choices = [ChoiceLedger() for _ in range(job.n)]
         self._is_accepted = False
+        self._media_digests: tuple[bytes, ...] = ()
         self._waiting: list[Event] = []
         self._failure: GlimpsedError | None = None
         self._news = asyncio.Event()
@@ -100,6 +101,7 @@ class JobStream:
     def append(self, event: Event) -> None:
         """Add an event that continues the stream."""
         self.next_seq += 1
+                self._media_digests = event.media_digests
         if isinstance(event, Accepted) and self._is_accepted:
             return  # A later epoch's: the client has heard.
         self._watch.saw(event)
@@ -127,6 +129,8 @@ class JobStream:
 
     def begin_next_epoch(self) -> None:
         """Make the job one that goes on where this one stands, for another worker."""
+        if self._media_digests:
+            self.job = msgspec.structs.replace(self.job, media_digests=self._media_digests)
         emitted = tuple(
             EmittedChoice(index, tuple(choice.token_ids), choice.is_finished)
             for index, choice in enumerate(self._choices)

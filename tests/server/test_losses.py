@@ -2,12 +2,13 @@
 
 from collections.abc import AsyncGenerator
 
+import msgspec
 import pytest
 
 from schemas.events import Event
 from schemas.jobs import ChatJob
 from server.inflight import MAX_HANDOVERS
-from tests.fakes.memory_queue import MemoryQueue, Script, WorkerDied, tell
+from tests.fakes.memory_queue import MemoryQueue, Script, Teller, WorkerDied, tell
 from tests.server.serving import CHAT, ask, client_of
 
 TEXT = "a cat sat on the mat"
@@ -49,3 +50,22 @@ async def test_a_job_that_kills_workers_before_they_can_say_a_word_ends_too() ->
         answer = await client.post(CHAT, json=ask())
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "engine_error")
     assert len(queue.submitted) == MAX_HANDOVERS
+
+
+async def test_a_job_that_is_taken_over_says_with_which_media_it_was_begun() -> None:
+    digests = (b"picture", b"clip")
+
+    async def script(job: ChatJob) -> AsyncGenerator[Event, None]:
+        teller = Teller(job)
+        yield msgspec.structs.replace(teller.accepted(), media_digests=digests)
+        if job.epoch == 0:
+            raise WorkerDied
+        for word in teller.words(TEXT):
+            yield word
+        yield teller.finished()
+
+    queue = MemoryQueue(script)
+    async with client_of(queue) as client:
+        answer = await client.post(CHAT, json=ask())
+    assert answer.status_code == 200
+    assert [job.media_digests for job in queue.submitted] == [(), digests]

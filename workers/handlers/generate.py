@@ -120,6 +120,7 @@ class Generator:
             prompt_text=self._echo(job) if isinstance(job, CompletionJob) and job.echo else None,
             prompt_logprobs=scored,
             tool_form=prepared.tool_form,
+            media_digests=prepared.media_digests,
         )
 
     def _echo(self, job: CompletionJob) -> str:

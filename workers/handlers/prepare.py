@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from schemas.errors import ErrorCode, RequestError
+from schemas.errors import ErrorCode, MediaError, RequestError
 from schemas.jobs import ChatJob, CompletionJob, ImagePart, Job, Message, TextPart, VideoPart
 from schemas.tool_forms import FORMS
 from workers.engine.sequence import GridPositions, MediaInput
@@ -33,6 +33,8 @@ class Prepared:
     grid_positions: GridPositions | None = None
     tool_form: str | None = None
     """How the model was told to call tools; None where it was offered none."""
+    media_digests: tuple[bytes, ...] = ()
+    """Of each medium, in the prompt's order."""
 
 
 class Preparer:
@@ -77,6 +79,8 @@ class Preparer:
         self._check_length(self._least_tokens(list(_texts(job))), job)
         parts = [part for message in job.messages for part in message.parts if not isinstance(part, TextPart)]
         media = await self._fetch(job, parts)
+        digests = tuple(medium.digest for medium in media)
+        _check_unchanged(job.media_digests, digests, parts)
         writer = self._family.tool_writer
         messages = write_tools(_number_media(job.messages), job.tools, writer)
         prompt = await asyncio.to_thread(
@@ -94,6 +98,7 @@ class Preparer:
             cache_salt=salt,
             grid_positions=_grid_positions(prompt),
             tool_form=writer.form_name if job.tools else None,
+            media_digests=digests,
         )
 
     async def _prepare_bare(self, job: CompletionJob) -> Prepared:
@@ -165,6 +170,14 @@ def _number_media(messages: Sequence[Message]) -> list[ChatMessage]:
                 count += 1
         numbered.append(ChatMessage(message.role, tuple(parts), message.tool_calls, message.tool_call_id))
     return numbered
+
+
+def _check_unchanged(before: tuple[bytes, ...], now: tuple[bytes, ...], parts: Sequence[ImagePart | VideoPart]) -> None:
+    """Raises MediaError where a lost worker has begun the answer with other media than these."""
+    for part, old, new in zip(parts, before, now, strict=False):
+        if old != new:
+            message = "What is behind this URL changed while the answer was being written; it cannot be continued."
+            raise MediaError(ErrorCode.MEDIA_CHANGED, message, part.param)
 
 
 def _texts(job: ChatJob) -> Iterator[str]:
