@@ -102,8 +102,9 @@ class NativeBackend:
         try:
             self._engine.add(seq)
         except ValueError as error:
-            failed = SequenceFailed(seq.request_id, str(error), EngineError("The engine could not take this request."))
-            self._loop.call_soon_threadsafe(self._deliver, [failed])
+            shown = EngineError("The engine could not take this request.")
+            failed: list[TokenOutput | SequenceFailed] = [SequenceFailed(seq.request_id, str(error), shown)]
+            self._loop.call_soon_threadsafe(self._deliver, failed)
 
     def _take_commands(self) -> None:
         """Carry out what was asked for; sleeps while there is neither work nor a command."""
