@@ -87,15 +87,16 @@ class ChunkWriter:
         self._parsers: list[ToolParser] = []
         self._num_calls = [0] * job.n
 
-    def frames(self, event: events.Event) -> Iterator[bytes]:
+    def frames(self, event: events.Event) -> Iterable[bytes]:
         """What a client is told of an event. Failures are not told here."""
         match event:
-            case Accepted():
-                yield from self._begin(event)
             case Delta():
-                yield from self._go_on(event)
+                return self._go_on(event)
+            case Accepted():
+                return self._begin(event)
             case Finished():
-                yield from self._end(event)
+                return self._end(event)
+        return ()
 
     def failure(self, error: GlimpsedError) -> bytes:
         """The end of a stream that fails, without [DONE]."""
@@ -115,51 +116,44 @@ class ChunkWriter:
             prompt_token_ids = accepted.prompt_token_ids if index == 0 and self._job.return_token_ids else None
             yield self._frame((choice,), prompt_token_ids)
 
-    def _go_on(self, delta: Delta) -> Iterator[bytes]:
+    def _go_on(self, delta: Delta) -> list[bytes]:
         self._num_completion_tokens += len(delta.token_ids)
         wants_ids = self._job.return_token_ids
-        news = list(self._news(delta))
+        news = self._news(delta)
         if not news and (delta.logprobs or (wants_ids and delta.token_ids)):
             news = [ChunkDelta() if self._accepted.tool_form else ChunkDelta(content="")]
-        for place, piece in enumerate(news):
+        logprobs = openai_logprobs(delta.logprobs) if delta.logprobs else None
+        token_ids = delta.token_ids if wants_ids else UNSET
+        frames = []
+        for piece in news:
+            choice = ChunkChoice(index=delta.index, delta=piece, logprobs=logprobs, token_ids=token_ids)
+            frames.append(self._frame((choice,)))
             # What belongs to the tokens goes with the first of the pieces that they brought.
-            logprobs = delta.logprobs if place == 0 else None
-            token_ids = delta.token_ids if place == 0 else ()
-            yield self._frame(
-                (
-                    ChunkChoice(
-                        index=delta.index,
-                        delta=piece,
-                        logprobs=openai_logprobs(logprobs) if logprobs else None,
-                        token_ids=token_ids if wants_ids else UNSET,
-                    ),
-                )
-            )
+            logprobs, token_ids = None, () if wants_ids else UNSET
         if delta.finish_reason is not None:
-            yield self._frame(
-                (
-                    ChunkChoice(
-                        index=delta.index,
-                        delta=ChunkDelta(),
-                        finish_reason=openai_finish_reason(delta.finish_reason, self._num_calls[delta.index]),
-                        token_ids=() if wants_ids else UNSET,
-                    ),
-                )
+            choice = ChunkChoice(
+                index=delta.index,
+                delta=ChunkDelta(),
+                finish_reason=openai_finish_reason(delta.finish_reason, self._num_calls[delta.index]),
+                token_ids=() if wants_ids else UNSET,
             )
+            frames.append(self._frame((choice,)))
+        return frames
 
-    def _news(self, delta: Delta) -> Iterator[ChunkDelta]:
+    def _news(self, delta: Delta) -> list[ChunkDelta]:
         """What a delta's text says, a piece of content or of one call at a time."""
         parser = self._parsers[delta.index]
-        events = parser.push(delta.text) + (parser.finish() if delta.finish_reason is not None else [])
-        for event in events:
-            self._num_calls[delta.index] += isinstance(event, CallStart)
-            yield self._piece(delta.index, event)
+        news = parser.push(delta.text)
+        if delta.finish_reason is not None:
+            news = news + parser.finish()
+        return [self._piece(delta.index, event) for event in news]
 
     def _piece(self, choice: int, event: ToolEvent) -> ChunkDelta:
         match event:
             case ContentDelta(text):
                 return ChunkDelta(content=text)
             case CallStart(index, name):
+                self._num_calls[choice] += 1
                 function = FunctionDelta("", name)
                 own_id = call_id(self._job, choice, index)
                 return ChunkDelta(

@@ -46,7 +46,7 @@ class JobStream:
         self._media_digests: tuple[bytes, ...] = ()
         self._waiting: list[Event] = []
         self._failure: GlimpsedError | None = None
-        self._news = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     @property
     def is_overrun(self) -> bool:
@@ -73,17 +73,11 @@ class JobStream:
         After Finished, do not call again. Raises the error with which the job ended, once all events are taken.
         """
         if not self._waiting and self._failure is None:
-            self._news.clear()
-            try:
-                async with asyncio.timeout(patience_s):
-                    await self._news.wait()
-            except TimeoutError:
-                return []
-        if self._waiting:
-            events, self._waiting = self._waiting, []
-            return events
-        assert self._failure is not None
-        raise self._failure
+            await self._wait_for_news(patience_s)
+        events, self._waiting = self._waiting, []
+        if not events and self._failure is not None:
+            raise self._failure
+        return events
 
     def continues_with(self, event: Event) -> bool:
         """Whether an event of this epoch follows on what is there."""
@@ -101,13 +95,13 @@ class JobStream:
     def append(self, event: Event) -> None:
         """Add an event that continues the stream."""
         self.next_seq += 1
-                self._media_digests = event.media_digests
         if isinstance(event, Accepted) and self._is_accepted:
             return  # A later epoch's: the client has heard.
         self._watch.saw(event)
         match event:
             case Accepted():
                 self._is_accepted = True
+                self._media_digests = event.media_digests
             case Delta():
                 choice = self._choices[event.index]
                 choice.token_ids.extend(event.token_ids)
@@ -118,26 +112,42 @@ class JobStream:
                 self.fail(from_event(event))
                 return
         self._waiting.append(event)
-        self._news.set()
+        self._wake()
 
     def fail(self, error: GlimpsedError) -> None:
         """End the stream with an error; the first end counts."""
         if not self.is_over:
             self.is_over = True
             self._failure = error
-            self._news.set()
+            self._wake()
 
     def begin_next_epoch(self) -> None:
         """Make the job one that goes on where this one stands, for another worker."""
-        if self._media_digests:
-            self.job = msgspec.structs.replace(self.job, media_digests=self._media_digests)
         emitted = tuple(
             EmittedChoice(index, tuple(choice.token_ids), choice.is_finished)
             for index, choice in enumerate(self._choices)
             if choice.token_ids or choice.is_finished
         )
         self.job = msgspec.structs.replace(self.job, epoch=self.job.epoch + 1, emitted=emitted)
+        if self._media_digests:
+            self.job = msgspec.structs.replace(self.job, media_digests=self._media_digests)
         self.next_seq = 0
+
+    async def _wait_for_news(self, patience_s: float | None) -> None:
+        # By hand, as asyncio.timeout would be half of what a chunk costs here.
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(patience_s, self._wake) if patience_s is not None else None
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.cancel()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def overdue(self, is_served: bool) -> DeadlineExceeded:
         """The error of a job whose time is over."""

@@ -14,13 +14,14 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import cast
 
 import zmq
 
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
 from schemas.events import Accepted, Delta, Event, Failed, Finished
 from schemas.jobs import Job
-from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToGateway, ToWorker, WireError, decode_for_gateway, encode
+from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToWorker, WireError, decode_for_gateway, encode
 from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.broker import Broker
@@ -68,7 +69,7 @@ class ZeroMQQueue:
         socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         socket.bind(f"ipc://{self._path}")
         self._socket = socket
-        asyncio.get_running_loop().add_reader(socket.fd, self._on_readable)
+        asyncio.get_running_loop().add_reader(socket.fileno(), self._on_readable)
         self._ticking = asyncio.create_task(self._tick(), name="queue-tick")
 
     async def submit(self, job: Job, *, front: bool = False) -> None:
@@ -84,12 +85,13 @@ class ZeroMQQueue:
 
     async def messages(self) -> AsyncIterator[Event | JobLost]:
         """See JobQueue."""
-        while self._inbox or not self._is_closed:
+        while True:
             while self._inbox:
                 yield self._inbox.popleft()
+            if self._is_closed:
+                return
             self._has_news.clear()
-            if not self._is_closed:
-                await self._has_news.wait()
+            await self._has_news.wait()
 
     def workers(self) -> list[WorkerInfo]:
         """See JobQueue."""
@@ -125,7 +127,7 @@ class ZeroMQQueue:
                 await self._ticking
             self._ticking = None
         if self._socket is not None:
-            asyncio.get_running_loop().remove_reader(self._socket.fd)
+            asyncio.get_running_loop().remove_reader(self._socket.fileno())
             self._socket.close()
             self._socket.context.term()
             self._socket = None
@@ -195,7 +197,7 @@ class ZeroMQQueue:
                 self._handle_heartbeat(message)
             case Goodbye():
                 log.info("worker %s left: %s", message.worker_id, message.reason or "drained")
-                self._worker_lost(message.worker_id)
+                self._report(self._broker.goodbye(message))
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         lost, strays = self._broker.heartbeat(heartbeat)
@@ -232,7 +234,7 @@ class ZeroMQQueue:
             return False
         finally:
             # Sending uses up the sign that something has come.
-            if self._socket.events & zmq.POLLIN:
+            if cast("int", self._socket.get(zmq.EVENTS)) & zmq.POLLIN:
                 asyncio.get_running_loop().call_soon(self._on_readable)
         return True
 

@@ -15,9 +15,10 @@ import zmq.asyncio
 
 from schemas.control import Claim, Taken
 from schemas.wire import encode
+from server.transport import zeromq
 from server.transport.base import JobLost
 from server.transport.zeromq import ZeroMQQueue
-from tests.fakes.messages import chat_job, finished, hello
+from tests.fakes.messages import chat_job, delta, finished, hello
 
 
 class Peer:
@@ -49,7 +50,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def queue(folder: Path) -> AsyncIterator[ZeroMQQueue]:
-    queue = ZeroMQQueue(folder / "q" / "socket", max_queue=8)
+    queue = ZeroMQQueue(folder / "q" / "socket", max_queue=8, lease_s=3600 * 4)
     await queue.start()
     yield queue
     await queue.close()
@@ -172,6 +173,44 @@ async def test_a_worker_that_hung_up_is_noticed_when_a_job_cannot_reach_it(queue
             await asyncio.sleep(0.01)
     assert await anext(queue.messages()) == JobLost("held", 0, "w", was_taken=False)
     assert queue.depth("tiny") == 1, "the one that never got there waits for another worker, as it is"
+
+
+@pytest.fixture
+def without_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing looks at the socket unless it says that something has come."""
+    monkeypatch.setattr(zeromq, "TICK_S", 3600.0)
+
+
+async def test_what_came_unnoticed_while_a_job_was_sent_is_found(
+    without_ticks: None, queue: ZeroMQQueue, peer: Peer
+) -> None:
+    await join(peer, queue)
+    await peer.send(encode(finished("early")))
+    # Looking takes the socket's sign away, as sending may.
+    assert zmq.Socket.shadow(queue._socket).poll(5000)
+    await queue.submit(chat_job("a"))
+    assert await asyncio.wait_for(anext(queue.messages()), 5) == finished("early")
+
+
+async def test_more_than_a_turn_takes_comes_whole_and_in_order(
+    without_ticks: None, queue: ZeroMQQueue, peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zeromq, "FRAMES_PER_TURN", 8)
+    await join(peer, queue)
+    events = [delta("a", number) for number in range(100)]
+    for first in range(0, 100, 5):
+        await peer.send(*(encode(event) for event in events[first : first + 5]))
+    async with asyncio.timeout(5):
+        messages = queue.messages()
+        assert [await anext(messages) for _ in events] == events
+
+
+async def test_what_waits_is_still_told_after_the_queue_was_closed(queue: ZeroMQQueue, peer: Peer) -> None:
+    await join(peer, queue)
+    await queue.submit(chat_job("a"))
+    queue.worker_died(99)
+    await queue.close()
+    assert [message async for message in queue.messages()] == [JobLost("a", 0, "w", was_taken=False)]
 
 
 async def test_a_folder_that_others_can_enter_is_refused(folder: Path) -> None:
