@@ -3,8 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
 import pytest
 
+from schemas.jobs import CompletionJob, EmittedChoice
+from schemas.sampling import SamplingParams
 from tests.e2e.goldens import LEAN
 from tests.e2e.in_process import Opened, open_checkpoint
 from tests.e2e.test_requests import SMALL_PNG, image
@@ -85,6 +88,42 @@ def test_an_echo_begins_with_the_prompt_whole_and_in_a_stream(opened: Opened) ->
         assert "".join(piece["text"] for piece in own) == choice["text"]
         for name in ("tokens", "text_offset"):
             assert [one for piece in own if piece["logprobs"] for one in piece["logprobs"][name]] == told[name]
+
+
+def test_a_prompt_alone_can_be_told_without_a_single_token_behind_it(opened: Opened) -> None:
+    asked = {"prompt": ["One, two", "Three"], "max_tokens": 0, "echo": True, "logprobs": 0, "n": 2}
+    whole, streamed = opened.post("completions", asked, asked | {"stream": True})
+    choices, usage = whole.json()["choices"], whole.json()["usage"]
+    assert [choice["text"] for choice in choices] == ["One, two", "One, two", "Three", "Three"]
+    assert [choice["finish_reason"] for choice in choices] == ["length"] * 4
+    assert "".join(choices[0]["logprobs"]["tokens"]) == "One, two"
+    assert usage["completion_tokens"] == 0
+    assert usage["prompt_tokens"] == len(choices[0]["logprobs"]["tokens"]) + len(choices[2]["logprobs"]["tokens"])
+    pieces = [choice for chunk in chunks_of(streamed.text) for choice in chunk["choices"]]
+    assert [piece["finish_reason"] for piece in pieces if piece["index"] == 3] == [None, "length"]
+    alone = answers(opened, "completions", {"prompt": "One", "max_tokens": 0, "prompt_logprobs": 1})[0]["choices"][0]
+    assert (alone["text"], alone["prompt_logprobs"][0]) == ("", None)
+
+
+def test_a_job_that_is_taken_over_is_told_again_only_what_its_client_does_not_have(opened: Opened) -> None:
+    sampling = SamplingParams(seed=1, temperature=0.0, max_tokens=6, prompt_logprobs=2)
+    job = CompletionJob(job_id="taken", model="demo", prompt="One, two", sampling=sampling)
+    accepted, *deltas, _ = run(opened, job)
+    token_ids = [token_id for delta in deltas for token_id in delta.token_ids]
+    assert len(accepted.prompt_logprobs) == accepted.prompt_tokens
+    untold, *again, _ = run(opened, msgspec.structs.replace(job, epoch=1))
+    assert [len(told) for told in untold.prompt_logprobs] == [len(told) for told in accepted.prompt_logprobs]
+    assert [token_id for delta in again for token_id in delta.token_ids] == token_ids
+    emitted = (EmittedChoice(0, tuple(token_ids[:3])),)
+    told, *rest, finished = run(opened, msgspec.structs.replace(job, epoch=2, emitted=emitted))
+    assert told.prompt_logprobs is None and finished.completion_tokens == len(token_ids)
+    assert [token_id for delta in rest for token_id in delta.token_ids] == token_ids[3:]
+
+
+def run(opened: Opened, job: CompletionJob) -> list[Any]:
+    events: list[Any] = []
+    opened.runner.run(opened.handler.run(job, events.append))
+    return events
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions"])

@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+import msgspec
 import pytest
 
-from schemas.events import Event, Failed, TokenLogprob, TopLogprob
+from schemas.events import Event, Failed, RankedToken, TokenLogprob, TopLogprob
 from schemas.jobs import ChatJob, CompletionJob, ImagePart
 from tests.fakes.memory_queue import MemoryQueue, Script, Teller, WorkerDied, tell
 from tests.server.serving import chunks_of, client_of
@@ -149,6 +150,69 @@ async def test_log_probabilities_have_the_older_shape() -> None:
     }
 
 
+SCORED = (
+    (),
+    (RankedToken(1, "a", -3.0, 7), RankedToken(5, "b", -0.5, 1), RankedToken(6, "b", -1.5, 2)),
+    (RankedToken(2, "bc", float("-inf"), 9), RankedToken(7, "x", -0.25, 1), RankedToken(8, "bc", -2.0, 2)),
+)
+"""Of a prompt of the tokens "S", "a" and "bc"."""
+
+
+async def tell_scored(job: CompletionJob) -> AsyncGenerator[Event, None]:
+    """A worker that scores a prompt of three tokens, and dies in its first epoch before a second token."""
+    teller = Teller(job)
+    yield msgspec.structs.replace(
+        teller.accepted(prompt_tokens=3),
+        prompt_token_texts=("S", "a", "bc"),
+        prompt_logprobs=None if job.emitted else SCORED,
+    )
+    for delta in teller.words(TEXT):
+        yield msgspec.structs.replace(delta, logprobs=(TokenLogprob(delta.text, b"", -0.5, ()),))
+        if job.epoch == 0:
+            raise WorkerDied
+    yield teller.finished()
+
+
+async def test_a_scored_echo_begins_with_the_prompts_tokens_and_outlives_its_worker() -> None:
+    answer, (_, resumed) = await answer_of(tell_scored, echo=True, logprobs=2)
+    assert resumed.emitted
+    choice = answer["choices"][0]
+    told = choice["logprobs"]
+    assert choice["text"] == "Say" + TEXT
+    assert told["tokens"][:4] == ["S", "a", "bc", " "]
+    assert told["token_logprobs"][:4] == [None, -3.0, -9999.0, -0.5]
+    assert told["top_logprobs"][:3] == [None, {"a": -3.0, "b": -0.5}, {"bc": -2.0, "x": -0.25}]
+    assert told["text_offset"][:5] == [0, 1, 2, 4, 5]
+    assert {len(column) for column in told.values()} == {3 + len(WORDS)}
+    assert "prompt_logprobs" not in choice
+
+
+async def test_a_streams_first_chunk_has_the_scored_echo() -> None:
+    chunks, _ = await stream_of(tell_scored, echo=True, logprobs=0)
+    told = chunks[0]["choices"][0]
+    assert (told["text"], told["logprobs"]["top_logprobs"]) == ("Say", [None, {"a": -3.0}, {"bc": -9999.0}])
+    assert chunks[1]["choices"][0]["logprobs"]["text_offset"] == [4]
+
+
+async def test_the_prompts_log_probabilities_are_told_as_vllm_does_in_every_choice() -> None:
+    answer, (job, _) = await answer_of(tell_scored, prompt_logprobs=1)
+    assert job.sampling.prompt_logprobs == 1
+    own = {"logprob": -3.0, "rank": 7, "decoded_token": "a"}
+    assert answer["choices"][0]["prompt_logprobs"] == [
+        None,
+        {"1": own, "5": {"logprob": -0.5, "rank": 1, "decoded_token": "b"}},
+        {
+            "2": {"logprob": -9999.0, "rank": 9, "decoded_token": "bc"},
+            "7": {"logprob": -0.25, "rank": 1, "decoded_token": "x"},
+        },
+    ]
+    chat = {"model": "demo", "messages": [{"role": "user", "content": "Say"}], "prompt_logprobs": 0}
+    async with client_of(MemoryQueue(tell_scored)) as client:
+        reply = await client.post("/v1/chat/completions", json=chat)
+    assert [told and len(told) for told in reply.json()["prompt_logprobs"]] == [None, 1, 1]
+    assert reply.json()["prompt_logprobs"][1] == {"1": own}
+
+
 @pytest.mark.parametrize(
     ("request_body", "code", "param"),
     [
@@ -165,6 +229,10 @@ async def test_log_probabilities_have_the_older_shape() -> None:
         ({"prompt": "x", "best_of": 2}, "unsupported_parameter", "best_of"),
         ({"prompt": "x", "logprobs": 6}, "invalid_value", "logprobs"),
         ({"prompt": "x", "logprobs": True}, "invalid_type", "logprobs"),
+        ({"prompt": "x", "max_tokens": 0}, "invalid_value", "max_tokens"),
+        ({"prompt": "x", "prompt_logprobs": 21}, "invalid_value", "prompt_logprobs"),
+        ({"prompt": "x", "prompt_logprobs": -1}, "invalid_value", "prompt_logprobs"),
+        ({"prompt": "x", "prompt_logprobs": 1, "stream": True}, "invalid_value", "prompt_logprobs"),
         ({"prompt": "x", "stream_options": {}}, "invalid_value", "stream_options"),
         ({"prompt": "x", "messages": []}, "unknown_parameter", "messages"),
     ],
