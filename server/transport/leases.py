@@ -12,6 +12,10 @@ from schemas.events import Event, Failed, Finished
 from schemas.wire import LEASE_S
 from server.transport.base import JobLost, WorkerInfo
 
+ARRIVAL_S = 60.0
+"""How long a job may be on its way to a worker that shows that it lives. A message of many megabytes takes long where
+other programs have the cores; taken for lost too soon it is sent again, behind itself, and so comes later and later."""
+
 
 class UnknownWorker(Exception):
     """The worker speaks without having said Hello to this gateway (which restarted, or took it for lost)."""
@@ -19,6 +23,8 @@ class UnknownWorker(Exception):
 
 @dataclass(slots=True)
 class _Held:
+    """since: when it was handed out or, later, taken."""
+
     epoch: int
     since: float
     is_taken: bool
@@ -54,19 +60,19 @@ class Leases:
         self._known(worker_id).last_seen = self._clock()
 
     def heartbeat(self, heartbeat: Heartbeat) -> tuple[list[JobLost], list[str]]:
-        """Renew a worker's leases. Returns the jobs that it should hold and does not know (given to it over a lease
-        ago), and the ids that it holds and should not: those are to be cancelled there. Raises UnknownWorker."""
+        """Renew a worker's leases. Returns the jobs that it should hold and does not know (taken over a lease ago, or
+        too long on their way), and the ids that it holds and should not: those are to be cancelled there. Raises
+        UnknownWorker."""
         worker = self._known(heartbeat.worker_id)
         worker.last_seen = self._clock()
         worker.heartbeat = heartbeat
         named = set(heartbeat.job_ids)
         for job_id in named & worker.jobs.keys():
             worker.jobs[job_id].is_taken = True
-        overdue = worker.last_seen - self._lease_s
         lost = [
             self._lose(worker, job_id)
             for job_id, held in list(worker.jobs.items())
-            if job_id not in named and held.since < overdue
+            if job_id not in named and worker.last_seen - held.since > (self._lease_s if held.is_taken else ARRIVAL_S)
         ]
         return lost, [job_id for job_id in heartbeat.job_ids if job_id not in worker.jobs]
 
@@ -81,7 +87,8 @@ class Leases:
         worker.last_seen = self._clock()
         held = worker.jobs.get(job_id)
         if held is not None and held.epoch == epoch:
-            held.is_taken = True
+            # A heartbeat that does not name it yet may still be on its way.
+            held.is_taken, held.since = True, worker.last_seen
 
     def release(self, job_id: str) -> str | None:
         """Forget a job. Returns the worker that holds it, if there is one."""

@@ -9,7 +9,7 @@ from schemas.control import Claim, Taken
 from schemas.errors import Overloaded
 from server.transport.base import JobLost
 from server.transport.broker import LOOKAHEAD, PASSED_OVER_S, Broker
-from server.transport.leases import UnknownWorker
+from server.transport.leases import ARRIVAL_S, UnknownWorker
 from tests.fakes.clock import Clock
 from tests.fakes.messages import chat_job, delta, finished, heartbeat, hello
 
@@ -152,10 +152,37 @@ def test_a_job_that_its_worker_does_not_name_is_lost_after_a_lease(broker: Broke
     join(broker, "w", credits=2)
     broker.submit(chat_job("a"))
     assigned(broker)
+    broker.taken(Taken(worker_id="w", job_id="a", epoch=0))
     assert broker.heartbeat(heartbeat("w")) == ([], [])
     clock.advance(2.0)
     assert broker.heartbeat(heartbeat("w")) == ([], [])
     clock.advance(1.5)
+    assert broker.heartbeat(heartbeat("w")) == ([JobLost("a", 0, "w", was_taken=True)], [])
+    broker.check()
+
+
+def test_a_large_job_that_is_long_on_its_way_is_not_lost(broker: Broker, clock: Clock) -> None:
+    join(broker, "w", credits=2)
+    broker.submit(chat_job("a"))
+    assigned(broker)
+    for _ in range(10):
+        clock.advance(LEASE_S)
+        assert broker.heartbeat(heartbeat("w")) == ([], [])
+    broker.taken(Taken(worker_id="w", job_id="a", epoch=0))
+    clock.advance(1.0)
+    assert broker.heartbeat(heartbeat("w")) == ([], []), "sent before it was taken"
+    clock.advance(LEASE_S)
+    assert broker.heartbeat(heartbeat("w", "a")) == ([], [])
+    broker.check()
+
+
+def test_a_job_that_never_arrives_is_lost_in_the_end(broker: Broker, clock: Clock) -> None:
+    join(broker, "w", credits=2)
+    broker.submit(chat_job("a"))
+    assigned(broker)
+    clock.advance(ARRIVAL_S)
+    assert broker.heartbeat(heartbeat("w")) == ([], [])
+    clock.advance(0.5)
     assert broker.heartbeat(heartbeat("w")) == ([JobLost("a", 0, "w", was_taken=False)], [])
     broker.check()
 
