@@ -9,7 +9,7 @@ from . import facts
 from .facts import article, capital
 from .pairs import MOVES
 from .phrasing import phrase
-from .questions import Turn
+from .pointing import Seen, seen
 from .scenes import (
     COLOURS,
     Background,
@@ -22,6 +22,7 @@ from .scenes import (
     sample_shapes,
     visible_rgb,
 )
+from .turn import Turn
 
 FRAMES = (2, 2, 3, 3, 4, 4, 5, 6, 8)
 
@@ -87,7 +88,12 @@ def _recolour(rng: random.Random, actor: Shape, background: Background) -> tuple
 
 
 def ask_clip(rng: random.Random, clip: Clip, held: bool = False) -> Turn:
-    """A fair question about a clip."""
+    """A fair question about a clip; its answer compares the actor in the first frame with the last."""
+    last = Seen(clip.frames[-1].shapes[0], len(clip.frames) - 1)
+    return _ask(rng, clip, held)._replace(about=seen(clip.frames[0].shapes[0]), other=last)
+
+
+def _ask(rng: random.Random, clip: Clip, held: bool) -> Turn:
     actor, way, (old, new) = clip.actor, clip.way, clip.colours
     changes = old != new
     kinds = {s.kind for s in clip.frames[0].shapes}

@@ -55,7 +55,7 @@ def _shape_targets(scene: Scene, grid: int) -> dict[str, np.ndarray]:
     return {"cover": cover.ravel(), "centre": centre.ravel(), "box": box.reshape(-1, 4), "counts": counts}
 
 
-def _letter_targets(words: list[Lettering], grid: int) -> dict[str, np.ndarray]:
+def letter_targets(words: list[Lettering], grid: int) -> dict[str, np.ndarray]:
     """``letter``, ``order``: the character over each patch and its number in the word, from 1.
 
     ``spelling``, ``turn``: the same for each token, odd and even numbers apart. Two characters
@@ -90,7 +90,7 @@ def dense_targets(scene: Scene, grid: int) -> dict[str, np.ndarray]:
     """What each of ``grid`` x ``grid`` patches and a quarter as many tokens should know; -1: does not apply."""
     words = [text for text in (scene.lettering, *scene.crowd) if text]
     ground = GROUNDS.index(scene.background.colour) if scene.background.colour else -1
-    return {**_shape_targets(scene, grid), **_letter_targets(words, grid), "ground": np.array(ground, np.int64)}
+    return {**_shape_targets(scene, grid), **letter_targets(words, grid), "ground": np.array(ground, np.int64)}
 
 
 class DenseHeads(nn.Module):

@@ -7,25 +7,26 @@ import random
 from . import facts
 from .facts import AREAS, SIDES, article
 from .phrasing import phrase, typed
-from .questions import Turn, _one, _typed_side, ask, beside_answer
+from .pointing import Seen, seen
+from .questions import _one, _typed_side, ask, beside_answer
 from .scenes import Scene, Shape
 from .smalltalk import small_talk, unknown
+from .turn import Turn
 
 
 def _opening(rng: random.Random, scene: Scene, shape: Shape, thing: str, held: bool) -> Turn | None:
     """A turn that puts one shape in focus."""
     pick = rng.random()
     if pick < 0.35:
-        return Turn(
-            "exists", phrase(rng, "exists", held, a_thing=article(shape.name)), f"Yes, there is {article(shape.name)}."
-        )
+        question = phrase(rng, "exists", held, a_thing=article(shape.name))
+        return Turn("exists", question, f"Yes, there is {article(shape.name)}.", seen(shape))
     if pick < 0.7 and thing == shape.kind:
-        return Turn("colour", phrase(rng, "colour", held, thing=thing), f"The {thing} is {shape.colour}.")
+        return Turn("colour", phrase(rng, "colour", held, thing=thing), f"The {thing} is {shape.colour}.", seen(shape))
     if len(facts.matching(scene, None, shape.colour)) == 1 and pick < 0.85:
         question = phrase(rng, "shape", held, colour=shape.colour)
-        return Turn("shape", question, f"The {shape.colour} shape is {article(shape.kind)}.")
+        return Turn("shape", question, f"The {shape.colour} shape is {article(shape.kind)}.", seen(shape))
     if name := facts.area(shape):
-        return Turn("where", phrase(rng, "where", held, thing=thing), f"The {thing} is {AREAS[name]}.")
+        return Turn("where", phrase(rng, "where", held, thing=thing), f"The {thing} is {AREAS[name]}.", seen(shape))
     return None
 
 
@@ -33,15 +34,19 @@ def _follow(rng: random.Random, scene: Scene, shape: Shape, held: bool) -> Turn 
     """A turn that calls the shape in focus "it"."""
     pick = rng.random()
     if pick < 0.25:
-        return Turn("follow", phrase(rng, "it colour", held), f"It is {shape.colour}.")
+        return Turn("follow", phrase(rng, "it colour", held), f"It is {shape.colour}.", seen(shape))
     if pick < 0.45:
-        return Turn("follow", phrase(rng, "it shape", held), f"It is {article(shape.kind)}.")
+        return Turn("follow", phrase(rng, "it shape", held), f"It is {article(shape.kind)}.", seen(shape))
     if pick < 0.65:
         name = facts.area(shape)
-        return Turn("follow", phrase(rng, "where it", held), f"It is {AREAS[name]}.") if name else None
+        if name is None:
+            return None
+        return Turn("follow", phrase(rng, "where it", held), f"It is {AREAS[name]}.", seen(shape))
     side = rng.choice(tuple(SIDES))
     answer = beside_answer(scene, side, shape, "it")
-    return Turn("follow", phrase(rng, "beside it", held, side=_typed_side(rng, side)), answer) if answer else None
+    if answer is None:
+        return None
+    return Turn("follow", phrase(rng, "beside it", held, side=_typed_side(rng, side)), *answer, Seen(shape))
 
 
 def _and_the(rng: random.Random, scene: Scene, last: Turn, shape: Shape) -> tuple[Turn, Shape] | None:
@@ -62,7 +67,7 @@ def _and_the(rng: random.Random, scene: Scene, last: Turn, shape: Shape) -> tupl
     )
     if last.skill == "colour":
         question = question.replace("And where is the", "And what colour is the")
-    return Turn(last.skill, typed(rng, question), f"The {thing} is {said}."), other
+    return Turn(last.skill, typed(rng, question), f"The {thing} is {said}.", seen(other)), other
 
 
 def talk(rng: random.Random, scene: Scene, turns: int, held: bool = False) -> list[Turn]:

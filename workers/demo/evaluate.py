@@ -21,12 +21,13 @@ from .export import CHECKPOINT, load
 from .join import pad
 from .model import Demo
 from .pairs import ask_pair, sample_pair
-from .questions import Turn, ask
+from .questions import ask
 from .samples import IMAGE, SYSTEM, Writer
 from .scenes import Scene, sample_scene
 from .shape import Dimensions
 from .smalltalk import small_talk, unknown
 from .text import Sight
+from .turn import Turn
 
 OPENING = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n"
 Case = tuple[list[Scene], str, list[list[Turn]]]
@@ -72,7 +73,7 @@ def grade(model: Demo, dims: Dimensions, writer: Writer, case: Case) -> list[tup
     """
     scenes, images, conversations = case
     sample = writer.build(scenes, OPENING + images, conversations)
-    rows = pad([sample], len(conversations))
+    rows = pad([sample], len(conversations), writer.picture[1])
     visual = look(model, dims, scenes)
     sight = Sight.of(rows["branches"], int(rows["prefix"]), len(conversations), torch.float32)
     hidden = model.hidden(rows["ids"], visual, rows["positions"], sight)[0]

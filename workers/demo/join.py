@@ -25,11 +25,12 @@ from .shape import Dimensions
 from .text import Sight
 
 ROW = 112
-ROWS = {"single": 3, "lettered": 1, "several": 3, "clip": 1}
+ROWS = {"single": 3, "lettered": 1, "several": 3, "clip": 2}
 """Groups of samples padded alike, and how many rows of branches each of their samples has room for."""
 USUAL_PROMPT = 50
 
 EYES_RATE = 0.25
+POINTING_WEIGHT = 0.3
 
 Batch = dict[str, dict[str, Tensor]]
 
@@ -56,16 +57,19 @@ def phase_of(plan: Plan, step: int) -> Phase:
     return next(phase for phase in plan if step < phase.last)
 
 
-def pad(samples: list[Sample], rows: int) -> dict[str, Tensor]:
+def pad(samples: list[Sample], rows: int, image_token: int) -> dict[str, Tensor]:
     """Prefixes of equal length, then ``rows`` rows of ROW tokens into which the branches are packed.
 
-    A branch that finds no room is left out: there are always more questions.
+    A branch that finds no room is left out: there are always more questions. ``gaze`` tells for each
+    token in the rows which tokens of the prefix the next one is about: [subject or other, sample, token, prefix].
     """
     prefix = max(len(s.prefix) for s in samples)
     length = prefix + rows * ROW
     ids, positions = np.zeros((len(samples), length), np.int64), np.zeros((len(samples), length), np.int64)
     branches, learn = np.full((len(samples), length), -1, np.int64), np.zeros((len(samples), length), bool)
+    gaze = np.zeros((2, len(samples), rows * ROW, prefix), bool)
     for i, sample in enumerate(samples):
+        visual = np.flatnonzero(np.array(sample.prefix) == image_token)
         n = len(sample.prefix)
         ids[i, :n], positions[i, :n], branches[i, :n] = sample.prefix, range(n), 0
         used = [0] * rows
@@ -78,8 +82,11 @@ def pad(samples: list[Sample], rows: int) -> dict[str, Tensor]:
             span = slice(start, start + size)
             ids[i, span], learn[i, span] = branch.ids, branch.learn
             positions[i, span], branches[i, span] = range(n, n + size), number
+            for which, looks in enumerate((branch.about, branch.other)):
+                for token, at in looks.items():
+                    gaze[which, i, start - prefix + token - 1, visual[at]] = True
             used[row] += size
-    arrays = {"ids": ids, "positions": positions, "branches": branches, "learn": learn}
+    arrays = {"ids": ids, "positions": positions, "branches": branches, "learn": learn, "gaze": gaze}
     return {**{name: torch.from_numpy(a) for name, a in arrays.items()}, "prefix": torch.tensor(prefix)}
 
 
@@ -109,7 +116,7 @@ class Lessons(Dataset):
             for sample in (maker(rng, self.writer) for _ in range(count)):
                 odd = group in ("single", "lettered") and len(sample.prefix) > self.dims.tokens + USUAL_PROMPT
                 made["several" if odd else group].append(sample)
-        batch = {group: pad(samples, ROWS[group]) for group, samples in made.items() if samples}
+        batch = {group: pad(samples, ROWS[group], self.writer.picture[1]) for group, samples in made.items() if samples}
         scenes = [scene for group in ROWS if group != "clip" for s in made[group] for scene in s.scenes]
         scenes += [sample_crowded(rng.getrandbits(40)) for _ in range(phase.crowd)]
         frames = [draw_scene(scene, self.dims.image) for s in made["clip"] for scene in s.scenes]
@@ -129,10 +136,10 @@ def lesson_loss(model: Demo, batch: Batch, dense_weight: float) -> tuple[Tensor,
     with torch.no_grad():
         frames = model.patches(batch.pop("frames")["tiles"])
     of_frames = model.tokens(frames).flatten(0, 1)
-    flat, used, losses, notes = visual.flatten(0, 1), 0, [], {}
+    flat, used, losses, missed, notes = visual.flatten(0, 1), 0, [], [], {}
     for group, rows in batch.items():
         wanted = int((rows["ids"] == model.image_token).sum())
-        sight = Sight.of(rows["branches"], int(rows["prefix"]), ROWS[group], flat.dtype)
+        sight = Sight.of(rows["branches"], int(rows["prefix"]), ROWS[group], flat.dtype, rows["gaze"])
         seen = of_frames if group == "clip" else flat[used : used + wanted]
         used += wanted
         hidden = model.hidden(rows["ids"], seen, rows["positions"], sight)
@@ -141,9 +148,11 @@ def lesson_loss(model: Demo, batch: Batch, dense_weight: float) -> tuple[Tensor,
         loss = F.cross_entropy(logits, rows["ids"][rows["learn"]], reduction="none")
         losses.append(loss)
         notes[group] = loss.mean().item()
-    total = torch.cat(losses).mean()
+        missed += sight.missed
+    total, pointing = torch.cat(losses).mean(), torch.cat(missed).mean()
+    notes["pointing"] = pointing.item()
     notes.update({name: dense[name].item() for name in ("letter", "spelling", "centre", "place", "counts")})
-    return total + dense_weight * sum(dense.values()), notes
+    return total + POINTING_WEIGHT * pointing + dense_weight * sum(dense.values()), notes
 
 
 def join(

@@ -8,8 +8,10 @@ from dataclasses import replace
 from . import facts
 from .facts import article, capital
 from .phrasing import phrase
-from .questions import Turn, _sorts
+from .pointing import Seen, seen
+from .questions import _sorts
 from .scenes import COLOURS, KINDS, Scene, Shape, overlaps, sample_scene, sample_shapes, visible_rgb
+from .turn import Turn
 
 ORDINALS = ("first", "second")
 MOVES = {"to the left": (-1, 0), "to the right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -27,6 +29,14 @@ def sample_pair(rng: random.Random) -> tuple[Scene, Scene, str | None]:
     if changed is None:
         return first, replace(first, seed=rng.getrandbits(40)), "Nothing changed."
     return first, replace(first, shapes=changed[0], seed=rng.getrandbits(40)), changed[1]
+
+
+def _changed(first: Scene, second: Scene, turn: Turn) -> Turn:
+    """The answer looks at the shape that is not in the other picture, before and after."""
+    gone = [s for s in first.shapes if s not in second.shapes]
+    new = [s for s in second.shapes if s not in first.shapes]
+    about = seen(*gone) if gone else seen(*new, scene=1)
+    return turn._replace(about=about, other=Seen(new[0], 1) if new else None)
 
 
 def _single(rng: random.Random, scene: Scene) -> Scene:
@@ -98,21 +108,24 @@ def _about_one(rng: random.Random, scene: Scene, i: int, held: bool) -> Turn | N
         return Turn("pair", phrase(rng, sort, held, which=which), f"{answer} in the {which} picture.")
     if sort == "describe in":
         answer = f"The {which} picture shows {facts.contents(scene)}."
-        return Turn("pair", phrase(rng, sort, held, which=which), answer)
+        about = seen(*facts.ordered(scene.shapes), scene=i)
+        return Turn("pair", phrase(rng, sort, held, which=which), answer, about)
     if not scene.shapes:
         return None
     kind = rng.choice(scene.shapes).kind
-    colours = facts.colours_of(facts.matching(scene, kind, None))
-    if len(facts.matching(scene, kind, None)) != 1:
+    shapes = facts.matching(scene, kind, None)
+    if len(shapes) != 1:
         return None
-    return Turn("pair", phrase(rng, sort, held, which=which, thing=kind), f"The {kind} is {colours[0]}.")
+    question = phrase(rng, sort, held, which=which, thing=kind)
+    return Turn("pair", question, f"The {kind} is {shapes[0].colour}.", seen(*shapes, scene=i))
 
 
 def _singles(rng: random.Random, a: Shape, b: Shape, held: bool) -> Turn:
     if rng.random() < 0.5:
-        return Turn("pair", phrase(rng, "same colour", held), _yes(a.colour == b.colour, a.colour, a.colour, b.colour))
-    answer = _yes(a.kind == b.kind, a.kind + "s", article(a.kind), article(b.kind))
-    return Turn("pair", phrase(rng, "same shape", held), answer)
+        key, answer = "same colour", _yes(a.colour == b.colour, a.colour, a.colour, b.colour)
+    else:
+        key, answer = "same shape", _yes(a.kind == b.kind, a.kind + "s", article(a.kind), article(b.kind))
+    return Turn("pair", phrase(rng, key, held), answer, seen(a), Seen(b, 1))
 
 
 def _which_has(rng: random.Random, first: Scene, second: Scene, held: bool) -> Turn:
@@ -135,7 +148,7 @@ def ask_pair(rng: random.Random, pair: tuple[Scene, Scene, str | None], held: bo
     while True:
         pick = rng.random()
         if change and pick < 0.4:
-            return Turn("pair", phrase(rng, "changed", held), change)
+            return _changed(first, second, Turn("pair", phrase(rng, "changed", held), change))
         if a == b == 1 and not first.lettering and not second.lettering and pick < 0.65:
             return _singles(rng, first.shapes[0], second.shapes[0], held)
         sort = rng.choice(
@@ -167,7 +180,8 @@ def ask_pair(rng: random.Random, pair: tuple[Scene, Scene, str | None], held: bo
             answer = (
                 f"The first picture shows {facts.contents(first)}. The second picture shows {facts.contents(second)}."
             )
-            return Turn("pair", phrase(rng, "compare", held), answer)
+            about = seen(*facts.ordered(first.shapes)) + seen(*facts.ordered(second.shapes), scene=1)
+            return Turn("pair", phrase(rng, "compare", held), answer, about)
         if sort == "has":
             return _which_has(rng, first, second, held)
         i = rng.randrange(2)

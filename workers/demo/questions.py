@@ -8,20 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import NamedTuple
 
 from . import facts
 from .facts import AREAS, SIDES, article, capital
-from .lettering import sample_string
 from .phrasing import phrase
+from .pointing import Focus, Seen, seen
+from .reading import ask_read, ask_text
 from .scenes import COLOURS, KINDS, Scene, Shape
-
-
-class Turn(NamedTuple):
-    skill: str
-    question: str
-    answer: str
-
+from .turn import Turn
 
 Asker = Callable[[random.Random, Scene, bool], Turn | None]
 THINGS = {None: ("shapes", "shapes", "objects", "things")}
@@ -55,15 +49,17 @@ def ask_count(rng: random.Random, scene: Scene, held: bool) -> Turn:
 
 def ask_exists(rng: random.Random, scene: Scene, held: bool) -> Turn:
     kind, colour = _sorts(rng, scene, 0.5)
-    name, count = facts.noun(kind, colour), len(facts.matching(scene, kind, colour))
+    name, have = facts.noun(kind, colour), facts.matching(scene, kind, colour)
+    count, about = len(have), seen(*have[:1])
     if kind is None and rng.random() < 0.6:
         question = phrase(rng, "anything", held, colour=str(colour))
     elif rng.random() < 0.3:
         question = phrase(rng, "exists many", held, things=name + "s")
-        return Turn("exists", question, f"{'Yes' if count else 'No'}, {facts.there_are(count, name)}.")
+        return Turn("exists", question, f"{'Yes' if count else 'No'}, {facts.there_are(count, name)}.", about)
     else:
         question = phrase(rng, "exists", held, a_thing=article(name))
-    return Turn("exists", question, f"Yes, there is {article(name)}." if count else f"No, there is no {name}.")
+    answer = f"Yes, there is {article(name)}." if count else f"No, there is no {name}."
+    return Turn("exists", question, answer, about)
 
 
 def ask_colour(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -76,7 +72,7 @@ def ask_colour(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
         return Turn("colour", phrase(rng, "colour", held, thing=kind), f"There is no {kind}.")
     colours = facts.join(facts.colours_of(shapes))
     if len(shapes) == 1:
-        return Turn("colour", phrase(rng, "colour", held, thing=kind), f"The {kind} is {colours}.")
+        return Turn("colour", phrase(rng, "colour", held, thing=kind), f"The {kind} is {colours}.", seen(*shapes))
     return Turn("colour", phrase(rng, "colours many", held, things=kind + "s"), f"The {kind}s are {colours}.")
 
 
@@ -87,10 +83,10 @@ def ask_shape(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     if not shapes:
         return Turn("shape", question, f"There is no {colour} shape.")
     if len(shapes) == 1:
-        return Turn("shape", question, f"The {colour} shape is {article(shapes[0].kind)}.")
-    return Turn(
-        "shape", question, f"The {colour} shapes are {facts.join([article(s.kind) for s in facts.ordered(shapes)])}."
-    )
+        return Turn("shape", question, f"The {colour} shape is {article(shapes[0].kind)}.", seen(*shapes))
+    shapes = facts.ordered(shapes)
+    answer = f"The {colour} shapes are {facts.join([article(s.kind) for s in shapes])}."
+    return Turn("shape", question, answer, seen(*shapes))
 
 
 def ask_only(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -99,12 +95,12 @@ def ask_only(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
         return None
     shape, pick = scene.shapes[0], rng.random()
     if pick < 0.35:
-        return Turn("shape", phrase(rng, "it shape", held), f"It is {article(shape.kind)}.")
+        return Turn("shape", phrase(rng, "it shape", held), f"It is {article(shape.kind)}.", seen(shape))
     if pick < 0.65:
-        return Turn("colour", phrase(rng, "it colour", held), f"It is {shape.colour}.")
+        return Turn("colour", phrase(rng, "it colour", held), f"It is {shape.colour}.", seen(shape))
     if pick < 0.8 and (name := facts.area(shape)):
-        return Turn("where", phrase(rng, "where it", held), f"It is {AREAS[name]}.")
-    return Turn("shape", phrase(rng, "it", held), f"It is {article(shape.name)}.")
+        return Turn("where", phrase(rng, "where it", held), f"It is {AREAS[name]}.", seen(shape))
+    return Turn("shape", phrase(rng, "it", held), f"It is {article(shape.name)}.", seen(shape))
 
 
 def _one(rng: random.Random, scene: Scene) -> tuple[Shape, str] | None:
@@ -119,7 +115,9 @@ def _one(rng: random.Random, scene: Scene) -> tuple[Shape, str] | None:
 def ask_where(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     if not (found := _one(rng, scene)) or (name := facts.area(found[0])) is None:
         return None
-    return Turn("where", phrase(rng, "where", held, thing=found[1]), f"The {found[1]} is {AREAS[name]}.")
+    return Turn(
+        "where", phrase(rng, "where", held, thing=found[1]), f"The {found[1]} is {AREAS[name]}.", seen(found[0])
+    )
 
 
 def ask_side(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -132,9 +130,9 @@ def ask_side(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     else:
         where, key = facts.third(shape.y), "top or bottom"
         words = ("at the top", "in the centre", "at the bottom")
-    return (
-        None if where is None else Turn("where", phrase(rng, key, held, thing=thing), f"The {thing} is {words[where]}.")
-    )
+    if where is None:
+        return None
+    return Turn("where", phrase(rng, key, held, thing=thing), f"The {thing} is {words[where]}.", seen(shape))
 
 
 def ask_is_in_area(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -146,7 +144,7 @@ def ask_is_in_area(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     if verdict is None:
         return None
     answer = f"Yes, the {thing} is {AREAS[name]}." if verdict else f"No, the {thing} is {AREAS[true]}."
-    return Turn("where", phrase(rng, "is in area", held, thing=thing, area=AREAS[name]), answer)
+    return Turn("where", phrase(rng, "is in area", held, thing=thing, area=AREAS[name]), answer, seen(shape))
 
 
 def ask_area(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -160,18 +158,18 @@ def ask_area(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     question = phrase(rng, "what in area", held, area=AREAS[name])
     if not inside:
         return Turn("area", question, f"There is nothing {AREAS[name]}.")
-    return Turn(
-        "area", question, f"{capital(facts.named(inside))} {'is' if len(inside) == 1 else 'are'} {AREAS[name]}."
-    )
+    answer = f"{capital(facts.named(inside))} {'is' if len(inside) == 1 else 'are'} {AREAS[name]}."
+    return Turn("area", question, answer, seen(*inside))
 
 
-def beside_answer(scene: Scene, side: str, shape: Shape, thing: str) -> str | None:
+def beside_answer(scene: Scene, side: str, shape: Shape, thing: str) -> tuple[str, Focus] | None:
     shapes = facts.beside(scene, side, shape)
     if shapes is None:
         return None
     if not shapes:
-        return f"There is nothing {SIDES[side]} {thing}."
-    return f"{capital(facts.named(shapes))} {'is' if len(shapes) == 1 else 'are'} {SIDES[side]} {thing}."
+        return f"There is nothing {SIDES[side]} {thing}.", ()
+    verb = "is" if len(shapes) == 1 else "are"
+    return f"{capital(facts.named(shapes))} {verb} {SIDES[side]} {thing}.", seen(*shapes)
 
 
 def _typed_side(rng: random.Random, side: str) -> str:
@@ -190,7 +188,7 @@ def ask_beside(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     side = rng.choice(sides if sides and rng.random() < 0.75 else tuple(SIDES))
     answer = beside_answer(scene, side, shape, f"the {thing}")
     question = phrase(rng, "beside", held, side=_typed_side(rng, side), thing=thing)
-    return Turn("relation", question, answer) if answer else None
+    return Turn("relation", question, *answer, Seen(shape)) if answer else None
 
 
 def ask_relative(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -207,12 +205,12 @@ def ask_relative(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
         words = {"thing": thing, "a_thing": article(thing), "other": other, "side": _typed_side(rng, side)}
         answer = f"Yes, the {thing} is {SIDES[side]} the {other}." if verdicts[side] else None
         answer = answer or f"No, the {thing} is not {SIDES[side]} the {other}."
-        return Turn("relation", phrase(rng, "is beside", held, **words), answer)
+        return Turn("relation", phrase(rng, "is beside", held, **words), answer, seen(a), Seen(b))
     if None in verdicts.values() or not any(verdicts.values()):
         return None
     sides = [SIDES[side] for side in ("above", "below", "left", "right") if verdicts[side]]
     answer = f"The {thing} is {' and '.join(sides)} the {other}."
-    return Turn("relation", phrase(rng, "relative", held, thing=thing, other=other), answer)
+    return Turn("relation", phrase(rng, "relative", held, thing=thing, other=other), answer, seen(a), Seen(b))
 
 
 def ask_extreme(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -224,7 +222,7 @@ def ask_extreme(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     if best.rx * best.ry < 1.6 * next_best.rx * next_best.ry:
         return None
     shape = best if word == "biggest" else next_best
-    return Turn("size", phrase(rng, word, held), f"The {word} shape is the {shape.name}.")
+    return Turn("size", phrase(rng, word, held), f"The {word} shape is the {shape.name}.", seen(shape))
 
 
 def ask_background(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
@@ -235,52 +233,24 @@ def ask_background(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
 def ask_describe(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     if len(scene.shapes) == 1 and not scene.lettering and facts.area(scene.shapes[0]) is None:
         return None
-    return Turn("describe", phrase(rng, "describe", held), facts.description(scene))
+    about = seen(*facts.ordered(scene.shapes))
+    return Turn("describe", phrase(rng, "describe", held), facts.description(scene), about)
 
 
 def ask_list(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
     if not scene.shapes:
         return Turn("list", phrase(rng, "list shapes", held), "I see no shapes.")
     if rng.random() < 0.6:
-        return Turn("list", phrase(rng, "list shapes", held), f"I see {facts.named(facts.ordered(scene.shapes))}.")
+        shapes = facts.ordered(scene.shapes)
+        return Turn("list", phrase(rng, "list shapes", held), f"I see {facts.named(shapes)}.", seen(*shapes))
     return Turn(
         "list", phrase(rng, "list colours", held), f"The shapes are {facts.join(facts.colours_of(scene.shapes))}."
     )
 
 
-def ask_read(rng: random.Random, scene: Scene, held: bool) -> Turn:
-    if not scene.lettering:
-        key = rng.choice(("read", "read number", "any text"))
-        return Turn(
-            "read", phrase(rng, key, held), "No, there is no text." if key == "any text" else "There is no text."
-        )
-    said, pick = scene.lettering.string, rng.random()
-    skill = "read" if scene.lettering.is_usual else "spell"
-    if pick < 0.08:
-        return Turn(skill, phrase(rng, "any text", held), f'Yes, it says "{said}".')
-    if pick < 0.18:
-        word = said if rng.random() < 0.5 else sample_string(rng)
-        return Turn(
-            skill, phrase(rng, "does it say", held, word=word), f'{"Yes" if word == said else "No"}, it says "{said}".'
-        )
-    key = "read number" if said.isdigit() and rng.random() < 0.5 else "read"
-    return Turn(skill, phrase(rng, key, held), f'It says "{said}".')
-
-
-def ask_text(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
-    text = scene.lettering
-    if not text:
-        return None
-    column, row = facts.third(text.x), facts.third(text.y)
-    if rng.random() < 0.6 or column is None or row is None:
-        return Turn("text", phrase(rng, "text colour", held), f"The text is {text.colour}.")
-    place = f"{('top', '', 'bottom')[row]} {('left', '', 'right')[column]}".strip() or "centre"
-    return Turn("text", phrase(rng, "text where", held), f"The text is {AREAS[place]}.")
-
-
 SHAPE_ASKERS: tuple[tuple[Asker, float], ...] = (
     (ask_total, 1.2), (ask_count, 1.6), (ask_exists, 1.6), (ask_colour, 1.6), (ask_shape, 1.4), (ask_only, 2.0),
-    (ask_where, 1.8), (ask_side, 0.7), (ask_is_in_area, 0.6), (ask_area, 1.0), (ask_beside, 1.5), (ask_relative, 1.0),
+    (ask_where, 2.4), (ask_side, 0.9), (ask_is_in_area, 0.8), (ask_area, 1.2), (ask_beside, 1.8), (ask_relative, 1.2),
     (ask_extreme, 0.5), (ask_background, 0.6), (ask_describe, 1.6), (ask_list, 0.6), (ask_read, 0.3),
 )  # fmt: skip
 TEXT_ASKERS: tuple[tuple[Asker, float], ...] = (

@@ -13,16 +13,19 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from .clips import ask_clip, sample_clip
 from .dialogue import talk
 from .pairs import ask_pair, sample_pair
 from .phrasing import phrase
-from .questions import Turn, ask
+from .pointing import Pointer
+from .questions import ask
 from .scenes import Scene, sample_scene
 from .smalltalk import small_talk, unknown
 from .surveys import survey, survey_clip
+from .turn import Turn
 from .vocabulary import load_tokenizer, token_id
 
 SYSTEM = "You are glimpsed-demo, a tiny assistant that looks at pictures."
@@ -36,14 +39,26 @@ IMAGE = "<image>\n"
 
 @dataclass
 class Branch:
-    """One continuation of a prompt: token ids, and which of them are to be learnt."""
+    """One continuation of a prompt: token ids, which of them are to be learnt, and what they are about.
+
+    ``about`` and ``other`` are visual tokens, numbered through all pictures of the sample.
+    """
 
     ids: list[int] = field(default_factory=list)
     learn: list[bool] = field(default_factory=list)
+    about: dict[int, np.ndarray] = field(default_factory=dict)
+    other: dict[int, np.ndarray] = field(default_factory=dict)
 
     def add(self, ids: Sequence[int], learn: bool = False) -> None:
         self.ids += ids
         self.learn += [learn] * len(ids)
+
+    def look(self, about: Sequence[np.ndarray | None], other: np.ndarray | None) -> None:
+        """The next tokens, one for each entry of ``about``, are about these visual tokens."""
+        start = len(self.ids)
+        self.about |= {start + i: at for i, at in enumerate(about) if at is not None}
+        if other is not None:
+            self.other |= {start + i: other for i in range(len(about))}
 
 
 @dataclass
@@ -62,10 +77,17 @@ class Writer:
         self.tokenizer: Tokenizer = load_tokenizer(tokenizer)
         opens, place, closes = (token_id(self.tokenizer, t) for t in ("<img>", "<IMG_CONTEXT>", "</img>"))
         self.picture = [opens, *[place] * tokens_per_image, closes]
+        self.cells = round(tokens_per_image**0.5)
         self.encode = lru_cache(maxsize=50000)(self._encode)
+        self.encode_answer = lru_cache(maxsize=50000)(self._encode_answer)
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def _encode_answer(self, answer: str) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+        """Token ids of the answer with its end, and the characters of each token."""
+        found = self.tokenizer.encode(answer + "<|im_end|>", add_special_tokens=False)
+        return tuple(found.ids), tuple(found.offsets)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Each ``<image>`` becomes a picture; everything else is encoded as it stands."""
@@ -78,13 +100,15 @@ class Writer:
 
     def build(self, scenes: list[Scene], prefix: str, branches: list[list[Turn]]) -> Sample:
         """``prefix`` ends inside the first user turn; a first question that is empty was asked there already."""
-        made = []
+        made, pointer = [], Pointer(scenes, self.cells)
         for turns in branches:
             branch = Branch()
             for i, turn in enumerate(turns):
                 again = "<|im_start|>user\n" if i else ""
                 branch.add(self.encode(f"{again}{turn.question}<|im_end|>\n<|im_start|>assistant\n"))
-                branch.add(self.encode(turn.answer + "<|im_end|>"), learn=True)
+                ids, offsets = self.encode_answer(turn.answer)
+                branch.look(pointer.follow(turn.answer, offsets, turn.about), turn.other and pointer.at(turn.other))
+                branch.add(ids, learn=True)
                 branch.add(self.encode("\n"))
             made.append(branch)
         return Sample(scenes, self.prompt_ids(prefix), made)

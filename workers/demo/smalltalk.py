@@ -8,8 +8,8 @@ from pathlib import Path
 
 from .lettering import WORDS
 from .phrasing import typed
-from .questions import Turn
 from .scenes import COLOURS, KINDS
+from .turn import Turn
 
 NAME = "glimpsed-demo"
 ANSWERS = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,10 @@ from torch import Tensor, nn
 from .shape import Dimensions
 
 HIDDEN = -1e4
+SUBJECT, OTHER = 0, 1
+POINTING = {1: {4: OTHER}, 2: {0: SUBJECT, 2: SUBJECT}}
+"""Layer -> head -> which part of the gaze it is taught: what a thing is held against first, so that the next layer
+can find the subject by it."""
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,8 @@ class Sight:
 
     A sequence is a prefix of ``prefix_length`` tokens (causal) and then ``rows`` equal rows.
     Each row holds a few branches: a token there sees the prefix and the past of its own
-    branch. Branches cost little this way, however many share one picture.
+    branch. Branches cost little this way, however many share one picture. ``gaze`` tells
+    where the pointing heads should look (``join.pad``), ``missed`` receives what they did not.
     """
 
     prefix_length: int
@@ -27,9 +33,13 @@ class Sight:
     prefix: Tensor
     past: Tensor
     own: Tensor
+    gaze: Tensor | None = None
+    missed: list[Tensor] = field(default_factory=list)
 
     @classmethod
-    def of(cls, branches: Tensor, prefix_length: int, rows: int, dtype: torch.dtype) -> Sight:
+    def of(
+        cls, branches: Tensor, prefix_length: int, rows: int, dtype: torch.dtype, gaze: Tensor | None = None
+    ) -> Sight:
         """From the branch of each token: 0 in the prefix, 1.. in the rows, -1 for padding."""
         b, n = branches.shape
         before = branches[:, :prefix_length]
@@ -42,7 +52,18 @@ class Sight:
         def additive(sees: Tensor) -> Tensor:
             return torch.where(sees, 0.0, HIDDEN).to(dtype)[:, None]
 
-        return cls(prefix_length, rows, additive(real & causal), additive(real), additive(same))
+        if gaze is not None:
+            gaze = gaze.view(2, b, rows, -1, prefix_length)
+        return cls(prefix_length, rows, additive(real & causal), additive(real), additive(same), gaze)
+
+    def judge(self, scores: Tensor, head: int, part: int) -> None:
+        """Note the cross entropy between a head's attention scores and where it should look."""
+        if self.gaze is None:
+            return
+        told = self.gaze[part].any(-1)
+        found = scores[:, head][told].float()
+        right = found[:, : self.prefix_length].masked_fill(~self.gaze[part][told], -torch.inf)
+        self.missed.append(found.logsumexp(-1) - right.logsumexp(-1))
 
 
 class RmsNorm(nn.Module):
@@ -56,8 +77,9 @@ class RmsNorm(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, dims: Dimensions):
+    def __init__(self, dims: Dimensions, pointing: Mapping[int, int]):
         super().__init__()
+        self.pointing = pointing
         self.heads, self.kv_heads = dims.text_heads, dims.text_kv_heads
         self.width = dims.text_width // self.heads
         self.q_proj = nn.Linear(dims.text_width, self.heads * self.width)
@@ -92,7 +114,10 @@ class SelfAttention(nn.Module):
             rows = (b, self.heads, sight.rows, (n - p) // sight.rows)
             own_q, own_k, own_v = (t[:, :, p:].reshape(*rows, self.width) for t in (q, k, v))
             past = (q[:, :, p:] @ past_k.mT + sight.past).view(*rows, p)
-            weights = torch.softmax(torch.cat([past, own_q @ own_k.mT + sight.own], -1), -1)
+            scores = torch.cat([past, own_q @ own_k.mT + sight.own], -1)
+            for head, part in self.pointing.items():
+                sight.judge(scores, head, part)
+            weights = torch.softmax(scores, -1)
             answer = weights[..., :p].reshape(b, self.heads, n - p, p) @ past_v
             answer = answer + (weights[..., p:] @ own_v).view(b, self.heads, n - p, self.width)
             mixed = torch.cat([mixed, answer], 2)
@@ -117,10 +142,10 @@ class GatedMlp(nn.Module):
 
 
 class Layer(nn.Module):
-    def __init__(self, dims: Dimensions):
+    def __init__(self, dims: Dimensions, pointing: Mapping[int, int]):
         super().__init__()
         self.input_layernorm = RmsNorm(dims.text_width, dims.rms_eps)
-        self.self_attn = SelfAttention(dims)
+        self.self_attn = SelfAttention(dims, pointing)
         self.post_attention_layernorm = RmsNorm(dims.text_width, dims.rms_eps)
         self.mlp = GatedMlp(dims)
 
@@ -133,7 +158,7 @@ class Decoder(nn.Module):
     def __init__(self, dims: Dimensions, vocabulary: int):
         super().__init__()
         self.embed_tokens = nn.Embedding(vocabulary, dims.text_width)
-        self.layers = nn.ModuleList(Layer(dims) for _ in range(dims.text_layers))
+        self.layers = nn.ModuleList(Layer(dims, POINTING.get(i, {})) for i in range(dims.text_layers))
         self.norm = RmsNorm(dims.text_width, dims.rms_eps)
 
 

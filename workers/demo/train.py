@@ -22,7 +22,7 @@ JOINT_STEPS = 2600
 DECAY = 0.7
 PLAN: Plan = (
     Phase(400, single=9, lettered=3, pair=1, words=1, clip=1, crowd=4, dense_weight=1.0, surveys=4),
-    Phase(JOINT_STEPS, single=7, lettered=5, pair=1, words=1, clip=3, crowd=4, dense_weight=1.0, surveys=3),
+    Phase(JOINT_STEPS, single=7, lettered=5, pair=2, words=1, clip=3, crowd=3, dense_weight=1.0, surveys=3),
 )
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 

@@ -6,16 +6,16 @@ from workers.demo.export import CHECKPOINT
 from workers.demo.join import Lessons, Phase, lesson_loss, pad
 from workers.demo.loop import Trainer, rate
 from workers.demo.model import Demo
-from workers.demo.questions import Turn
 from workers.demo.samples import IMAGE, Writer
 from workers.demo.scenes import sample_scene
 from workers.demo.shape import Dimensions
 from workers.demo.text import Sight
+from workers.demo.turn import Turn
 
 ROWS = 3
 TINY = Dimensions(
     image=24, patch=6, vision_width=32, vision_layers=1, vision_heads=2, vision_hidden=64,
-    text_width=32, text_layers=2, text_heads=2, text_kv_heads=1, text_hidden=64,
+    text_width=48, text_layers=3, text_heads=6, text_kv_heads=3, text_hidden=64,
 )  # fmt: skip
 
 
@@ -31,7 +31,7 @@ def test_packed_branches_equal_separate_conversations() -> None:
     visual = torch.randn(TINY.tokens, TINY.text_width)
 
     def hidden(chosen: list[Turn]) -> list[torch.Tensor]:
-        rows = pad([writer.build([], f"user {IMAGE}", [[turn] for turn in chosen])], ROWS)
+        rows = pad([writer.build([], f"user {IMAGE}", [[turn] for turn in chosen])], ROWS, writer.picture[1])
         sight = Sight.of(rows["branches"], int(rows["prefix"]), ROWS, torch.float32)
         out = model.hidden(rows["ids"], visual, rows["positions"], sight)
         return [out[rows["branches"] == i] for i in range(1, len(chosen) + 1)]
@@ -76,7 +76,7 @@ def test_the_rate_warms_up_stays_and_falls() -> None:
 def test_branches_without_room_are_left_out() -> None:
     writer = Writer(CHECKPOINT, TINY.tokens)
     sample = writer.build([sample_scene(3)], IMAGE, [[Turn("a", "Why?", "No.")] for _ in range(50)])
-    rows = pad([sample], ROWS)
+    rows = pad([sample], ROWS, writer.picture[1])
     kept = int(rows["branches"].max())
     assert 10 < kept < 50
     assert int(rows["learn"].sum()) == kept * sum(sample.branches[0].learn)
