@@ -54,7 +54,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
 
 
 class Goodbye(msgspec.Struct, frozen=True, kw_only=True, tag="goodbye"):
-    """The worker leaves: drained (no jobs) or unable to go on (`reason`)."""
+    """The worker leaves: drained, and what it still holds is handed back, or unable to go on (`reason`)."""
 
     worker_id: str
     reason: str = ""

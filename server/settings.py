@@ -39,6 +39,7 @@ WORKER_FLAGS = (
     "load_format",
     "generation_config",
     "model_option",
+    "shutdown_timeout",
     "log_level",
     "log_format",
 )

@@ -59,6 +59,7 @@ class WorkerSettings(BaseSettings):
     limit_images: int = Field(16, ge=0, description="pictures in one request", title="n")
     limit_videos: int = Field(2, ge=0, description="clips in one request", title="n")
 
+    shutdown_timeout: float = Field(30.0, ge=0, description="seconds running requests get after SIGTERM", title="s")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
     log_format: Literal["text", "json"] = Field("text", description="text or json")
 

@@ -27,16 +27,27 @@ DRAIN_ANSWER_S = 1.0
 
 
 class Worker:
-    """One worker's life. `max_jobs`: how many jobs it holds at a time."""
+    """One worker's life.
+
+    max_jobs: how many jobs it holds at a time. drain_s: how long running jobs get once it is to drain; what is left
+    then is handed back, for another worker to go on with. None: as long as they take.
+    """
 
     def __init__(
-        self, source: JobSource, handler: JobHandler, hello: Hello, max_jobs: int, heartbeat_s: float = HEARTBEAT_S
+        self,
+        source: JobSource,
+        handler: JobHandler,
+        hello: Hello,
+        max_jobs: int,
+        heartbeat_s: float = HEARTBEAT_S,
+        drain_s: float | None = None,
     ) -> None:
         self._source = source
         self._handler = handler
         self._hello = hello
         self._max_jobs = max_jobs
         self._heartbeat_s = heartbeat_s
+        self._drain_s = drain_s
         self._outbox = _Outbox(source)
         self._tasks: dict[str, tuple[int, asyncio.Task[None]]] = {}
         self._drain_asked = asyncio.Event()
@@ -77,7 +88,7 @@ class Worker:
         return self._drain_asked.is_set()
 
     def drain(self) -> None:
-        """Take no new jobs, finish what runs, then let `run` return."""
+        """Take no new jobs, finish or hand back what runs, then let `run` return."""
         if not self.is_draining:
             log.info("draining: %d jobs still run", len(self._tasks))
             self._drain_asked.set()
@@ -87,7 +98,12 @@ class Worker:
         await self._heartbeat()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._no_more_jobs.wait(), DRAIN_ANSWER_S)
-        await self._is_idle.wait()
+        try:
+            async with asyncio.timeout(self._drain_s):
+                await self._is_idle.wait()
+        except TimeoutError:
+            # They stop as the loop ends, and not before: a heartbeat that leaves them out would call them lost.
+            log.warning("%d jobs did not end within %.0f s and are handed back", len(self._tasks), self._drain_s)
         await self._outbox.flush()
 
     async def _until_fatal(self) -> None:

@@ -18,7 +18,8 @@ from server.transport.affinity import AffinityCounts
 class JobLost:
     """The worker that held this job is gone (died, hung or forgot it); events of this epoch will not come any more.
 
-    was_taken: the worker is known to have begun the job; where not, the job may never have got there.
+    was_taken: the worker is known to have begun the job; where not, the job may never have got there. A worker that
+        hands its jobs back has not been killed by them: for those it is false as well.
     """
 
     job_id: str

@@ -14,7 +14,7 @@ from bisect import insort
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from schemas.control import Claim, Heartbeat, Hello, Taken
+from schemas.control import Claim, Goodbye, Heartbeat, Hello, Taken
 from schemas.errors import Overloaded
 from schemas.events import Event
 from schemas.jobs import Job
@@ -135,6 +135,11 @@ class Broker:
         """The worker is gone; its jobs, each to be reported. Unknown ids are fine."""
         self._credits.pop(worker_id, None)
         return self._leases.worker_lost(worker_id)
+
+    def goodbye(self, goodbye: Goodbye) -> list[JobLost]:
+        """See Leases."""
+        self._credits.pop(goodbye.worker_id, None)
+        return self._leases.goodbye(goodbye)
 
     def expire(self) -> list[JobLost]:
         """Take workers for lost that were silent for a lease."""

@@ -5,9 +5,9 @@ once and forgotten: what becomes of them is the ledger's business.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from schemas.control import Heartbeat, Hello
+from schemas.control import Goodbye, Heartbeat, Hello
 from schemas.events import Event, Failed, Finished
 from schemas.wire import LEASE_S
 from server.transport.base import JobLost, WorkerInfo
@@ -114,6 +114,12 @@ class Leases:
         """The worker is gone; its jobs, each to be reported. Unknown ids are fine."""
         worker = self._workers.pop(worker_id, None)
         return [self._lose(worker, job_id) for job_id in list(worker.jobs)] if worker is not None else []
+
+    def goodbye(self, goodbye: Goodbye) -> list[JobLost]:
+        """The worker leaves; its jobs, each to be reported. Without a reason it hands them back, as its time to drain
+        is over: then none of them is held against the job."""
+        lost = self.worker_lost(goodbye.worker_id)
+        return lost if goodbye.reason else [replace(job, was_taken=False) for job in lost]
 
     def expire(self) -> list[JobLost]:
         """Take workers for lost that were silent for a lease."""

@@ -247,7 +247,7 @@ class RedisQueue:
                     self._to_cancel += [(worker_id, job_id, self._newest_void(job_id)) for job_id in strays]
             case Goodbye():
                 log.info("worker %s left: %s", worker_id, message.reason or "drained")
-                self._report(self._leases.worker_lost(worker_id))
+                self._report(self._leases.goodbye(message))
             case Accepted() | Delta() | Finished() | Failed():
                 if self._is_anothers(worker_id, message):
                     return

@@ -128,6 +128,18 @@ async def test_a_worker_that_says_goodbye_gives_its_jobs_back_at_once(transport:
     assert await gateway.next() == JobLost("a", 0, "w")
 
 
+async def test_a_worker_that_drains_hands_back_what_it_has_and_nobody_blames_the_job(
+    transport: Transport, gateway: Inbox
+) -> None:
+    source, inbox = await transport.worker("w")
+    await transport.queue.submit(chat_job("a"))
+    await inbox.next()
+    await source.publish([accepted("a")])
+    await source.close()
+    assert await gateway.take(2) == [accepted("a"), JobLost("a", 0, "w", was_taken=False)]
+    assert transport.queue.workers() == []
+
+
 async def test_a_worker_without_credit_left_behind_is_not_given_its_own_lost_job(
     transport: Transport, gateway: Inbox
 ) -> None:

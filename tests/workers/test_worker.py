@@ -19,10 +19,10 @@ HELLO = hello("w")
 class Rig:
     """A worker that runs."""
 
-    def __init__(self, max_jobs: int = 2, heartbeat_s: float = 60.0) -> None:
+    def __init__(self, max_jobs: int = 2, heartbeat_s: float = 60.0, drain_s: float | None = None) -> None:
         self.source = MemorySource()
         self.handler = ScriptedHandler()
-        self.worker = Worker(self.source, self.handler, HELLO, max_jobs, heartbeat_s)
+        self.worker = Worker(self.source, self.handler, HELLO, max_jobs, heartbeat_s, drain_s)
         self.life = asyncio.create_task(self.worker.run())
 
     async def answered(self, job_id: str) -> list:
@@ -160,6 +160,20 @@ async def test_a_draining_worker_finishes_what_runs_and_claims_nothing(rig: Rig)
     assert isinstance(rig.source.events("a")[-1], Finished)
     assert sum(rig.source.sent(int)) == 2
     assert rig.source.log[-1] == "goodbye"
+
+
+async def test_what_outlasts_the_time_to_drain_is_handed_back_without_a_last_event() -> None:
+    rig = Rig(heartbeat_s=0.01, drain_s=0.05)
+    rig.source.deliver(chat_job("a", text="wait"))
+    rig.source.deliver(chat_job("b", text="quick"))
+    await rig.holds("a")
+    await rig.answered("b")
+    await rig.drained()
+    assert [type(event) for event in rig.source.events("a")] == [Accepted, Delta]
+    assert rig.source.log[-1] == "goodbye"
+    beats = [beat for beat in rig.source.sent(Heartbeat) if beat.state == "draining"]
+    assert beats and all("a" in beat.job_ids for beat in beats), "a job that is left out counts as lost"
+    assert rig.handler.running == set()
 
 
 async def test_the_gateways_order_drains_as_well(rig: Rig) -> None:
