@@ -19,6 +19,7 @@ Schema = dict[str, Any]
 
 REQUEST = "#/components/schemas/request."
 ANSWER = "#/components/schemas/answer."
+NOT_SERVED = "Not served; a value that asks for nothing is let through."
 UPLOAD: Schema = {
     "type": "object",
     "properties": {
@@ -133,6 +134,8 @@ def _request_schemas() -> tuple[dict[Takes, Schema], dict[str, Schema]]:
             required |= one.passed_on & set(passed_to.get("required", ()))
         properties = {name: value for name, value in properties.items() if one.only is None or name in one.only}
         properties |= {name: {"anyOf": [more, properties[name]]} for name, more in one.also.items()}
+        neutral = {name: {"description": NOT_SERVED, "enum": list(values)} for name, values in one.neutral.items()}
+        properties = neutral | properties
         bodies[one] = {**own, "properties": properties, "required": sorted(required)}
     return bodies, {f"request.{name}": schema for name, schema in components.items()}
 

@@ -1,7 +1,7 @@
 """Every operation of the API by method and path, with what it takes and gives, for the OpenAPI document."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,9 +11,10 @@ from schemas.anthropic import messages
 from schemas.openai import answers, batches, files, response_answers, responses
 from schemas.openai.chat import ChatCompletionRequest
 from schemas.openai.completion import CompletionRequest, DetokenizeRequest, TokenizeRequest
+from schemas.openai.parameters import UNSUPPORTED
 
 TEXT, HTML, BYTES = "text/plain", "text/html", "application/octet-stream"
-STRING = {"type": "string"}
+_INPUT = {"input": {"type": "string"}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,8 @@ class Takes:
     """A JSON body.
 
     passed_on: fields beside the model's own, checked as those of `passed_to`. only: the names of all fields, where they
-    are fewer. also: field -> what is taken besides what the model says.
+    are fewer. also: field -> what is taken besides what the model says. neutral: field that is not served -> the values
+    that ask for nothing and are let through.
     """
 
     model: type[BaseModel]
@@ -29,6 +31,7 @@ class Takes:
     passed_on: frozenset[str] = frozenset()
     only: frozenset[str] | None = None
     also: Mapping[str, Any] = field(default_factory=dict)
+    neutral: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,18 +49,18 @@ class Operation:
     is_probe: bool = False
 
 
-_CHAT = Takes(ChatCompletionRequest)
-_INPUT = {"input": STRING}
-_RESPONSE = Takes(responses.ResponsesRequest, ChatCompletionRequest, responses.PASSED_ON, also=_INPUT)
-_RESPONSE_INPUT = Takes(
-    responses.ResponsesRequest, ChatCompletionRequest, responses.PASSED_ON, responses.COUNTED, also=_INPUT
+_CHAT = Takes(ChatCompletionRequest, neutral=UNSUPPORTED)
+_COMPLETION = Takes(CompletionRequest, neutral=UNSUPPORTED)
+_RESPONSE = Takes(
+    responses.ResponsesRequest, ChatCompletionRequest, responses.PASSED_ON, also=_INPUT, neutral=responses.UNSUPPORTED
 )
-_MESSAGES = Takes(messages.MessagesRequest, ChatCompletionRequest, messages.PASSED_ON)
-_COUNTED = Takes(messages.CountTokensRequest, ChatCompletionRequest, messages.COUNTED)
+_RESPONSE_INPUT = replace(_RESPONSE, only=responses.COUNTED)
+_MESSAGES = Takes(messages.MessagesRequest, ChatCompletionRequest, messages.PASSED_ON, neutral=messages.UNSUPPORTED)
+_COUNTED = replace(_MESSAGES, model=messages.CountTokensRequest, passed_on=messages.COUNTED)
 
 OPERATIONS = (
     Operation("POST", "/v1/chat/completions", "Answer a conversation", answers.ChatCompletion, _CHAT, is_streamed=True),
-    Operation("POST", "/v1/completions", "Go on from bare prompts", answers.Completion, Takes(CompletionRequest),
+    Operation("POST", "/v1/completions", "Go on from bare prompts", answers.Completion, _COMPLETION,
               is_streamed=True),
     Operation("POST", "/v1/tokenize", "Token ids of a prompt", answers.Tokenization, Takes(TokenizeRequest)),
     Operation("POST", "/v1/detokenize", "Text of token ids", answers.Detokenization, Takes(DetokenizeRequest)),

@@ -1,6 +1,6 @@
 """The body of POST /v1/chat/completions: OpenAI's parameters and the sampling and media extensions of this server."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -9,7 +9,7 @@ from schemas.openai.generation import GenerationRequest, Label, TokenCount, chec
 from schemas.openai.media import MediaIoKwargs, MmProcessorKwargs
 from schemas.openai.parameters import without_unsupported
 from schemas.openai.strict import validate
-from schemas.openai.tools import Tools
+from schemas.openai.tools import AnyToolChoice, Tools
 
 MAX_MESSAGES = 1024
 
@@ -22,8 +22,7 @@ class ChatCompletionRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     tools: Tools | None = None
-    tool_choice: Any = None
-    """Read by `job_tool_choice`: a union would name no single fault."""
+    tool_choice: AnyToolChoice = None
     parallel_tool_calls: bool | None = None
 
     add_generation_prompt: bool | None = None

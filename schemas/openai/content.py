@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from schemas.openai.strict import StrictModel
 from schemas.openai.tools import CallId, MessageToolCalls
@@ -59,6 +59,9 @@ ContentParts = Annotated[list[ContentPart], Field(fail_fast=True, min_length=1, 
 Content = Annotated[ContentParts, BeforeValidator(_parts, json_schema_input_type=str | ContentParts)]
 
 
+Falsy = Annotated[Any, WithJsonSchema({"enum": [None, False, 0, "", [], {}]})]
+
+
 class ChatMessage(StrictModel):
     """One turn. A plain string as content is read as one text part; an assistant's content may be null.
 
@@ -71,7 +74,7 @@ class ChatMessage(StrictModel):
     name: Annotated[str, Field(max_length=256)] | None = None
     refusal: str | None = None
     annotations: Any = None
-    audio: Any = None
+    audio: Falsy = None
     tool_call_id: CallId | None = None
     tool_calls: MessageToolCalls | None = None
-    function_call: Any = None
+    function_call: Falsy = None

@@ -24,6 +24,14 @@ def _as_list(stop: Any) -> Any:
     return [stop] if isinstance(stop, str) else stop
 
 
+StopStrings = Annotated[list[StopString], Field(fail_fast=True, max_length=4)]
+Stop = Annotated[StopStrings, BeforeValidator(_as_list, json_schema_input_type=StopString | StopStrings)]
+LogitBias = Annotated[
+    dict[TokenIdKey, Annotated[float, Field(ge=-100, le=100)]],
+    Field(max_length=1024, json_schema_extra={"additionalProperties": False}),
+]
+
+
 class StreamOptions(StrictModel):
     """What a stream carries besides deltas. `include_obfuscation` is accepted without effect."""
 
@@ -51,11 +59,9 @@ class GenerationRequest(StructuredRequest):
     repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     """Taken modulo 2**64: -1 and 2**64 - 1 are one seed."""
-    logit_bias: Annotated[dict[TokenIdKey, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = (
-        None
-    )
+    logit_bias: LogitBias | None = None
     bad_words: Annotated[list[BadWord], Field(fail_fast=True, max_length=128)] | None = None
-    stop: Annotated[list[StopString], Field(fail_fast=True, max_length=4), BeforeValidator(_as_list)] | None = None
+    stop: Stop | None = None
     stop_token_ids: Annotated[list[TokenId], Field(fail_fast=True, max_length=1024)] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None

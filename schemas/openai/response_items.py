@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 
 from schemas.openai.content import MAX_PARTS, Url
 from schemas.openai.generation import Label
@@ -83,8 +83,14 @@ PartList = Annotated[list[Part], Field(fail_fast=True, max_length=MAX_PARTS)]
 Parts = Annotated[PartList, BeforeValidator(_parts, json_schema_input_type=str | PartList)]
 
 
+def _without_type(schema: dict[str, Any]) -> None:
+    schema["required"].remove("type")
+
+
 class MessageItem(StrictModel):
-    """One turn. A plain string as content is read as one text part."""
+    """One turn. A plain string as content is read as one text part. Clients may leave `type` out, see `with_types`."""
+
+    model_config = ConfigDict(json_schema_extra=_without_type)
 
     type: Literal["message"]
     role: Literal["user", "assistant", "system", "developer"]

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.openai.chat import MAX_MESSAGES
@@ -81,6 +81,22 @@ class FunctionTool(StrictModel):
     strict: bool | None = None
 
 
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+_NAMED = _object({"type": {"const": "function"}, "name": {"type": "string"}})
+_ALLOWED = _object(
+    {
+        "type": {"const": "allowed_tools"},
+        "mode": {"enum": ["auto", "required"]},
+        "tools": {"type": "array", "items": _NAMED, "minItems": 1, "maxItems": 128},
+    }
+)
+ToolChoice = Annotated[Any, WithJsonSchema({"anyOf": [{"enum": [None, "none", "auto", "required"]}, _NAMED, _ALLOWED]})]
+"""Read as a chat's, once it has a chat's form."""
+
+
 class ResponsesRequest(StrictModel):
     """A request, less what is passed on. Null always means: as if absent."""
 
@@ -103,7 +119,7 @@ class ResponsesRequest(StrictModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=128)] | None = None
-    tool_choice: Any = None
+    tool_choice: ToolChoice = None
     parallel_tool_calls: bool | None = None
 
     @property

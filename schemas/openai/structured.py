@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.openai.strict import StrictModel
@@ -26,6 +26,8 @@ Choices = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=MAX_CHOICE_CHARS)]],
     Field(fail_fast=True, min_length=1, max_length=MAX_CHOICES),
 ]
+Schema = Annotated[Any, WithJsonSchema({"type": ["object", "string", "null"]})]
+"""Read by `schema_grammar`: a union would name no single fault."""
 
 
 class JsonSchema(StrictModel):
@@ -47,7 +49,7 @@ class ResponseFormat(StrictModel):
 class StructuredOutputs(StrictModel):
     """vLLM's `structured_outputs`. `json` is a schema, as an object or as text."""
 
-    json_: Annotated[Any, Field(alias="json")] = None
+    json_: Annotated[Schema, Field(alias="json")] = None
     regex: Regex | None = None
     choice: Choices | None = None
     grammar: LarkOrGbnf | None = None
@@ -59,7 +61,7 @@ class StructuredRequest(StrictModel):
 
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
-    guided_json: Any = None
+    guided_json: Schema = None
     guided_regex: Regex | None = None
     guided_choice: Choices | None = None
     guided_grammar: LarkOrGbnf | None = None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.jobs import Tool, ToolChoice
@@ -57,35 +57,46 @@ class MessageToolCall(StrictModel):
 MessageToolCalls = Annotated[list[MessageToolCall], Field(fail_fast=True, max_length=MAX_TOOLS)]
 
 
-class _FunctionName(StrictModel):
+class FunctionName(StrictModel):
     name: str
 
 
-class _NamedFunction(StrictModel):
+class NamedFunction(StrictModel):
     type: Literal["function"]
-    function: _FunctionName
+    function: FunctionName
 
 
-class _AllowedTools(StrictModel):
+class AllowedTools(StrictModel):
     mode: Literal["auto", "required"]
-    tools: Annotated[list[_NamedFunction], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
+    tools: Annotated[list[NamedFunction], Field(fail_fast=True, min_length=1, max_length=MAX_TOOLS)]
 
 
-class _AllowedToolsChoice(StrictModel):
+class AllowedToolsChoice(StrictModel):
     type: Literal["allowed_tools"]
-    allowed_tools: _AllowedTools
+    allowed_tools: AllowedTools
+
+
+def _as_it_is(choice: Any) -> Any:
+    return choice
+
+
+_Mode = Literal["none", "auto", "required"]
+AnyToolChoice = Annotated[
+    Any, BeforeValidator(_as_it_is, json_schema_input_type=_Mode | NamedFunction | AllowedToolsChoice | None)
+]
+"""Read by `job_tool_choice`: a union would name no single fault."""
 
 
 class _WithMode(StrictModel):
-    tool_choice: Literal["none", "auto", "required"]
+    tool_choice: _Mode
 
 
 class _WithFunction(StrictModel):
-    tool_choice: _NamedFunction
+    tool_choice: NamedFunction
 
 
 class _WithAllowedTools(StrictModel):
-    tool_choice: _AllowedToolsChoice
+    tool_choice: AllowedToolsChoice
 
 
 def job_tools(tools: Sequence[FunctionTool]) -> tuple[Tool, ...]:

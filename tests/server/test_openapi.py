@@ -6,6 +6,7 @@ from fastapi.routing import APIRoute
 
 from schemas.anthropic.messages import MessagesRequest
 from schemas.openai.chat import ChatCompletionRequest
+from schemas.openai.parameters import UNSUPPORTED
 from schemas.openai.responses import ResponsesRequest
 from server.app import create_app
 from server.openapi import openapi_document
@@ -42,7 +43,9 @@ async def test_the_document_is_served() -> None:
 
 
 def test_bodies_have_the_fields_of_their_models() -> None:
-    assert _body("/v1/chat/completions")["properties"].keys() == ChatCompletionRequest.model_fields.keys()
+    chat = _body("/v1/chat/completions")["properties"]
+    assert chat.keys() == ChatCompletionRequest.model_fields.keys() | UNSUPPORTED.keys()
+    assert chat["store"]["enum"] == [None, [], {}, "", False] and "enum" not in chat["tools"]
     assert _body("/v1/responses")["properties"].keys() > ResponsesRequest.model_fields.keys()
     assert _body("/v1/messages")["properties"].keys() > MessagesRequest.model_fields.keys()
     for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages"):
