@@ -29,6 +29,12 @@ async def until_gone(*pids: int) -> None:
             await asyncio.sleep(0.02)
 
 
+async def until_workers(daemon: Daemon, count: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while len(await daemon.workers()) != count:
+            await asyncio.sleep(0.02)
+
+
 async def test_text_is_exact_when_the_worker_is_killed_in_the_middle_of_the_stream() -> None:
     async with running("tiny=slow", "--workers-per-model", "2") as daemon:
         texts, killed = "", 0
@@ -91,6 +97,43 @@ async def test_a_broken_backend_moves_its_jobs_and_its_process_is_replaced() -> 
         assert chunks[-1]["error"]["code"] == "engine_error"
         assert await read(daemon, "and on", 4) == answer("and on", 7, 4)
         assert {worker["pid"] for worker in await daemon.workers()} != before
+
+
+async def test_restarting_every_worker_in_turn_is_not_seen_in_any_stream() -> None:
+    """Answers take longer than a worker has to leave."""
+    async with running("tiny=slow", "--workers-per-model", "2", "--shutdown-timeout", "0.2") as daemon:
+        is_enough = asyncio.Event()
+
+        async def ask(prompt: str) -> None:
+            while not is_enough.is_set():
+                assert await read(daemon, prompt, 150) == answer(prompt, 7, 150)
+
+        async with asyncio.TaskGroup() as clients:
+            for number in range(6):
+                clients.create_task(ask(f"prompt {number}"))
+            await daemon.busy_worker()
+            for pid in [worker["pid"] for worker in await daemon.workers()]:
+                os.kill(pid, signal.SIGTERM)
+                await until_gone(pid)
+                await until_workers(daemon, 2)
+            is_enough.set()
+        metrics = (await daemon.client.get("/metrics")).text
+        resumed = re.search(r"^glimpsed_jobs_resumed_total (\S+)$", metrics, re.MULTILINE)
+        assert resumed is not None and float(resumed[1]) > 0
+
+
+async def test_a_worker_that_is_told_twice_ends_at_once_and_its_answers_go_on() -> None:
+    async with running("tiny=slow", "--workers-per-model", "2") as daemon:
+        stream = asyncio.create_task(read(daemon, "twice", 220))
+        pid = await daemon.busy_worker()
+        os.kill(pid, signal.SIGTERM)
+        async with asyncio.timeout(PATIENCE_S):
+            while "draining" not in [worker["state"] for worker in await daemon.workers()]:
+                await asyncio.sleep(0.02)
+        os.kill(pid, signal.SIGTERM)
+        await until_gone(pid)
+        assert not stream.done()
+        assert await stream == answer("twice", 7, 220)
 
 
 async def test_sigterm_lets_running_answers_end_and_exits_with_0() -> None:
