@@ -1,10 +1,10 @@
-"""The prompts that wait for one model, in tokens: how many there may be, and how fast they are taken.
+"""The prompts that wait for one model, in tokens: how many there may be, how fast they are taken, how long they wait.
 
 A prompt waits from its submission until a worker has accepted it. Its tokens are estimates (see estimate). The queue
 itself bounds the number of requests; this bounds what they weigh.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 from schemas.errors import Overloaded
@@ -22,38 +22,61 @@ class Backlog:
         self._model = model
         self._max_tokens = max_tokens
         self._clock = clock
+        self._waiting: Counter[int] = Counter()
+        """By priority."""
         self._taken: deque[tuple[float, int]] = deque(maxlen=NUM_TAKEN)
-        self.num_tokens = 0
+        """Of each prompt: how long none was taken before it although some waited, and its tokens."""
+        self._since_s = 0.0
+        """When the last one was taken, or the first of those that wait came."""
+
+    @property
+    def num_tokens(self) -> int:
         """What waits now."""
+        return self._waiting.total()
 
-    def add(self, num_tokens: int) -> None:
+    def add(self, num_tokens: int, priority: int = 0) -> None:
         """A prompt begins to wait. Raises Overloaded when there is no room for it."""
-        if self.num_tokens and self.num_tokens + num_tokens > self._max_tokens:
-            message = f"About {self.num_tokens} tokens already wait for the model '{self._model}'; try again later."
+        waiting = self.num_tokens
+        if waiting and waiting + num_tokens > self._max_tokens:
+            message = f"About {waiting} tokens already wait for the model '{self._model}'; try again later."
             raise Overloaded(message, self.retry_after_s(num_tokens))
-        self.num_tokens += num_tokens
+        if not waiting:
+            self._since_s = self._clock()
+        self._waiting[priority] += num_tokens
 
-    def take(self, num_tokens: int) -> None:
+    def take(self, num_tokens: int, priority: int = 0) -> None:
         """A worker has accepted a prompt."""
-        self.remove(num_tokens)
-        self._taken.append((self._clock(), num_tokens))
+        now_s = self._clock()
+        self._taken.append((now_s - self._since_s, num_tokens))
+        self._since_s = now_s
+        self.remove(num_tokens, priority)
 
-    def remove(self, num_tokens: int) -> None:
+    def remove(self, num_tokens: int, priority: int = 0) -> None:
         """A prompt has left without being accepted."""
-        self.num_tokens -= num_tokens
+        self._waiting[priority] -= num_tokens
+
+    def wait_s(self, priority: int) -> float:
+        """How long a prompt that came now would wait for those before it; 0 while the rate is unknown."""
+        rate = self.tokens_per_s()
+        if not rate:
+            return 0.0
+        return sum(tokens for level, tokens in self._waiting.items() if level <= priority) / rate
 
     def retry_after_s(self, num_tokens: int) -> float:
         """When there should be room for so many more, at the rate at which tokens were taken lately: 1..60 s."""
         rate = self.tokens_per_s()
         if not rate:
             return MIN_RETRY_AFTER_S
-        return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, (self.num_tokens + num_tokens - self._max_tokens) / rate))
+        return bounded((self.num_tokens + num_tokens - self._max_tokens) / rate)
 
     def tokens_per_s(self) -> float:
-        """The rate at which the last prompts were taken; 0 while it is unknown."""
-        if len(self._taken) < 2:
-            return 0.0
-        elapsed_s = self._clock() - self._taken[0][0]
-        # What was taken at the beginning of the interval waited before it.
-        num_tokens = sum(tokens for _, tokens in self._taken) - self._taken[0][1]
+        """The rate at which the last prompts were taken while some waited; 0 while it is unknown."""
+        stalled_s = self._clock() - self._since_s if self.num_tokens else 0.0
+        elapsed_s = sum(elapsed_s for elapsed_s, _ in self._taken) + stalled_s
+        num_tokens = sum(num_tokens for _, num_tokens in self._taken)
         return num_tokens / elapsed_s if elapsed_s > 0 else 0.0
+
+
+def bounded(retry_after_s: float) -> float:
+    """What a client is told of when to come back."""
+    return min(MAX_RETRY_AFTER_S, max(MIN_RETRY_AFTER_S, retry_after_s))

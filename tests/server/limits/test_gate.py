@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator
 
+import msgspec
 import pytest
 
 from schemas.errors import Overloaded
@@ -21,8 +22,8 @@ from tests.fakes.messages import MODEL, chat_job
 from tests.server.serving import CHAT, ask, client_of
 
 
-def gate(max_queue_tokens: int = 1000, **limits: int) -> Gate:
-    clock = Clock()
+def gate(max_queue_tokens: int = 1000, clock: Clock | None = None, **limits: int) -> Gate:
+    clock = clock or Clock()
     return Gate(
         lambda tenant: KeyLimits(**limits),
         RateLimits(lambda tenant: KeyLimits(**limits), clock),
@@ -85,6 +86,48 @@ def test_when_to_come_back_follows_the_measured_rate() -> None:
     assert backlog.retry_after_s(1000) == pytest.approx(500 / 50)
     clock.advance(3600)
     assert backlog.retry_after_s(1000) == 60.0, "nothing was taken for long"
+
+
+def test_a_rate_is_that_of_a_server_with_something_to_do() -> None:
+    clock = Clock()
+    backlog = Backlog(MODEL, 10**6, clock)
+    for _ in range(10):
+        clock.advance(60)
+        backlog.add(100)
+        clock.advance(0.5)
+        backlog.take(100)
+    assert backlog.tokens_per_s() == pytest.approx(200.0)
+
+
+def test_a_prompt_waits_for_those_of_its_priority_and_of_higher_ones() -> None:
+    clock = Clock()
+    backlog = Backlog(MODEL, 10**6, clock)
+    assert backlog.wait_s(0) == 0.0
+    for priority in (-1, 0, 0, 5):
+        backlog.add(100, priority)
+    clock.advance(1)
+    backlog.take(100, 0)
+    assert [backlog.wait_s(priority) for priority in (-2, -1, 0, 5)] == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_a_job_whose_turn_would_come_too_late_is_refused_at_once() -> None:
+    clock = Clock()
+    one = gate(max_queue_tokens=10**6, clock=clock)
+    text = "x" * 400
+    passages = [one.enter(chat_job(str(number), text=text)) for number in range(11)]
+    clock.advance(1.0)
+    passages[0].accepted(accepted(100))
+    clock.advance(2.0)
+    passages[0].leave(5)  # 100 tokens were taken in 3 s, and 1000 wait; an answer took 2 s, of which 0.2 count
+    in_time = msgspec.structs.replace(chat_job("late", text=text), timeout_s=10.0)
+    with pytest.raises(Overloaded, match="within its 10 s") as refusal:
+        one.enter(in_time)
+    assert refusal.value.retry_after_s == pytest.approx(30 - 0.8 * 9.8)
+    one.enter(msgspec.structs.replace(in_time, timeout_s=60.0)).leave(0)
+    one.enter(msgspec.structs.replace(in_time, priority=-1)).leave(0)
+    for passage in passages[1:]:
+        passage.leave(0)
+    one.enter(in_time)
 
 
 def test_all_that_was_entered_leaves_again_however_it_ends() -> None:
