@@ -25,6 +25,7 @@ class Rig:
         encoder_tokens: int = 256,
         prefix_cache: bool = True,
         encode_steps: int | None = None,
+        prefill_per_decode: int | None = None,
     ) -> None:
         self.blocks = BlockManager(num_blocks, block_size, prefix_cache)
         self.encoder_cache = EncoderCache(encoder_tokens, token_bytes=1)
@@ -36,6 +37,7 @@ class Rig:
             max_encode_tokens,
             prefill_chunk,
             encodes_beside=encode_steps is not None,
+            prefill_per_decode=prefill_per_decode,
         )
         self.encoding: tuple[MediaInput, ...] = ()  # what the tower is at, beside the steps
         self._encode_steps = encode_steps or 0

@@ -62,6 +62,7 @@ def build_engine(model: VisionLanguageModel, limits: EngineLimits, enable_prefix
         limits.max_encode_tokens,
         media_unit=unfolding.token_grid if unfolding else 1,
         encodes_beside=tower_thread is not None,
+        prefill_per_decode=limits.prefill_per_decode,
     )
     attention = PagedSDPA(model.kv_spec, limits.num_blocks, limits.block_size, model.dtype, model.device)
     runner = Runner(model, attention, _lower_attention(model, limits))

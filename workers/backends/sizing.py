@@ -9,6 +9,10 @@ _FULL_LENGTH_ON_CPU = 16
 """Sequences of full length at a time that a CPU's pool is made for: every page is used sooner or later, for prefixes
 if for nothing else, so a larger pool would only look like a leak."""
 
+_PREFILL_PER_DECODE = 16
+"""On a CPU a step takes as long as its tokens are many. With so many for each that decodes, its next token comes after
+two or three times its usual time, and prompts of up to 16 times their answers' length still keep all seats decoding."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineLimits:
@@ -21,6 +25,7 @@ class EngineLimits:
     max_num_batched_tokens: int
     max_encode_tokens: int
     encoder_cache_bytes: int
+    prefill_per_decode: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +74,5 @@ def size_engine(
         max_num_batched_tokens=max(max_num_seqs, asked.max_num_batched_tokens or (8192 if is_cuda else 512)),
         max_encode_tokens=16384 if is_cuda else 512,
         encoder_cache_bytes=_GIB if is_cuda else _GIB // 4,
+        prefill_per_decode=None if is_cuda else _PREFILL_PER_DECODE,
     )

@@ -2,7 +2,8 @@
 
 Everything goes by order = (priority, arrival); within one priority nobody overtakes.
 - Every running sequence that decodes gets its token in every step. What is left of the token budget goes to prefills
-  and new admissions in order, in chunks.
+  and new admissions in order, in chunks. Where a step takes as long as its tokens are many, those who decode need not
+  wait for more than some of these: a share for each of them.
 - A sequence is admitted when there is a seat and pages for all its tokens, so only decoding ever runs out of pages.
   One page for each running sequence is kept free on admission, lest the next step has to preempt.
 - Out of pages: the last running sequence in order loses all of its own, perhaps the one that asked, and starts over
@@ -25,6 +26,9 @@ from workers.engine.encode_planner import EncodePlanner
 from workers.engine.encoder_cache import EncoderCache
 from workers.engine.plan import Chunk, StepPlan
 from workers.engine.sequence import Sequence, Status
+
+MIN_PREFILL_BESIDE = 64
+"""Tokens; fewer would leave much of a product's work undone, and prefills would hardly get on."""
 
 _order = attrgetter("order")
 
@@ -53,6 +57,8 @@ class Scheduler:
     media_unit: placeholder tokens of a span come in lines of so many, which one chunk holds whole. A chunk is cut down
         to whole lines; one line more than the limits allow is taken where there would be nothing else.
     encodes_beside: the tower can run while steps go on.
+    prefill_per_decode: while sequences decode, most tokens of prefills in a step for each of them, though at least
+        MIN_PREFILL_BESIDE in all; None: as many as the step's budget leaves.
 
     Raises ValueError for a limit less than 1 or a token budget too small to decode all running sequences at once.
     """
@@ -67,6 +73,7 @@ class Scheduler:
         prefill_chunk: int | None = None,
         media_unit: int = 1,
         encodes_beside: bool = False,
+        prefill_per_decode: int | None = None,
     ) -> None:
         if min(max_num_seqs, max_encode_tokens, media_unit, 1 if prefill_chunk is None else prefill_chunk) < 1:
             raise ValueError("max_num_seqs, max_encode_tokens, prefill_chunk and media_unit must be at least 1")
@@ -79,6 +86,7 @@ class Scheduler:
         self._encodes = EncodePlanner(encoder_cache, max_encode_tokens, encodes_beside)
         self._prefill_chunk = max_num_batched_tokens if prefill_chunk is None else prefill_chunk
         self._media_unit = media_unit
+        self._prefill_per_decode = prefill_per_decode
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []  # both lists ascending by order
         self._waiting: list[Sequence] = []
@@ -135,7 +143,7 @@ class Scheduler:
         alone: the one running sequence that may take part; then the plan may be empty, too.
         """
         num_decodes = sum(seq.num_uncomputed == 1 for seq in self._running)
-        step = _Step(budget=self._max_num_batched_tokens - num_decodes, is_admitting=alone is None)
+        step = _Step(self._prefill_budget(num_decodes), is_admitting=alone is None)
         self._encodes.begin(num_decodes)
         index = 0
         while True:
@@ -196,6 +204,12 @@ class Scheduler:
             self.finish(seq, Status.FINISHED_ERROR)
         self._encodes.discard_beside()
         return failed
+
+    def _prefill_budget(self, num_decodes: int) -> int:
+        left = self._max_num_batched_tokens - num_decodes
+        if self._prefill_per_decode is None or num_decodes == 0:
+            return left
+        return min(left, max(MIN_PREFILL_BESIDE, self._prefill_per_decode * num_decodes))
 
     def _is_waiting_next(self, index: int, step: _Step) -> bool:
         """Whether the first waiting sequence comes before the running one at `index` and may be tried."""

@@ -22,6 +22,7 @@ def test_what_is_asked_for_is_given():
         max_num_batched_tokens=99,
         max_encode_tokens=limits.max_encode_tokens,
         encoder_cache_bytes=limits.encoder_cache_bytes,
+        prefill_per_decode=limits.prefill_per_decode,
     )
 
 
@@ -29,6 +30,11 @@ def test_a_cpu_pool_takes_a_quarter_of_what_is_free_and_a_gpu_pool_most_of_it():
     most = Asked(max_num_seqs=10**6)
     assert size(most, free=4 * GIB, positions=10**6).num_blocks == GIB // (1024 * 16)
     assert size(most, free=10 * GIB, is_cuda=True).num_blocks == int(10 * GIB * 0.85) // (1024 * 16)
+
+
+def test_on_a_cpu_those_who_decode_wait_for_a_share_of_prefills_and_on_a_gpu_for_all_of_a_step():
+    assert size(Asked()).prefill_per_decode == 16
+    assert size(Asked(), is_cuda=True).prefill_per_decode is None
 
 
 def test_no_more_blocks_than_all_seats_can_use():

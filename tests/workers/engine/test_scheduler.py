@@ -39,6 +39,41 @@ def test_token_budget_sets_decodes_aside_first() -> None:
     assert plan.num_tokens == 8
 
 
+def test_while_some_decode_each_waits_for_its_share_of_prefills_alone() -> None:
+    rig = Rig(num_blocks=400, max_num_batched_tokens=300, prefill_per_decode=16)
+    rig.add(prompt("a", 250, max_new_tokens=20))
+    assert chunks_of(rig.step()) == [("a", 0, 250, True)]  # nobody waits
+    rig.add(prompt("b", 100, max_new_tokens=20))
+    assert chunks_of(rig.step()) == [("a", 250, 1, True), ("b", 0, 64, False)]
+    assert chunks_of(rig.step()) == [("a", 251, 1, True), ("b", 64, 36, True)]
+    for name in "cdef":
+        rig.add(prompt(name, 10, max_new_tokens=20))
+    assert rig.step().num_tokens == 2 + 4 * 10
+    rig.add(prompt("long", 500))
+    plan = rig.step()
+    assert (plan.num_tokens, plan.chunks[-1].length) == (6 + 6 * 16, 6 * 16)
+    rig.run()
+    assert set(rig.finished) == {*"abcdef", "long"}
+
+
+def test_the_share_is_never_more_than_the_step_has_room_for() -> None:
+    rig = Rig(max_num_batched_tokens=20, prefill_per_decode=16)
+    rig.add(prompt("a", 4, max_new_tokens=20))
+    rig.step()
+    rig.add(prompt("long", 100))
+    assert chunks_of(rig.step()) == [("a", 4, 1, True), ("long", 0, 19, False)]
+
+
+def test_shares_change_no_output() -> None:
+    outputs = []
+    for share in (None, 1):
+        rig = Rig(num_blocks=400, prefill_per_decode=share)
+        seqs = [rig.add(prompt(str(n), 20 * n + 5, max_new_tokens=8)) for n in range(6)]
+        rig.run()
+        outputs.append([seq.output_ids for seq in seqs])
+    assert outputs[0] == outputs[1]
+
+
 def test_seats_bound_the_running() -> None:
     rig = Rig(max_num_seqs=2)
     for name in "abcd":
