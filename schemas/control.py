@@ -15,12 +15,13 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     """A worker announces itself once its model is ready. `worker_id` is new with every process start; `pid` means
-    something on `host` only."""
+    something on `host` only. `seats`: jobs that it holds at a time; 0: it does not say."""
 
     worker_id: str
     pid: int
     card: ModelCard
     host: str = ""
+    seats: int = 0
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim"):

@@ -6,6 +6,7 @@
 | glimpsed:gateway:ID | stream: a gateway's mailbox | workers | a lease behind its gateway |
 | glimpsed:worker:ID | stream: a worker's mailbox | gateways | a lease behind its worker |
 | glimpsed:{MODEL}:jobs:LINE | stream of pointers to jobs, a group | gateways | a job's time, or a minute |
+| glimpsed:{MODEL}:jobs:for:ID | the same, for one worker first | gateways | until it leaves, or a minute |
 | glimpsed:{MODEL}:job:ID:EPOCH | the job itself | its gateway | until taken, cancelled or overdue |
 
 A pointer says that somebody should take a job; who gets the job itself (read and deleted in one step) has it, so that
@@ -55,6 +56,17 @@ def worker_mailbox(worker_id: str) -> str:
 def lines_of(model: str) -> list[str]:
     """The streams of a model's pointers, the first one first."""
     return [f"glimpsed:{{{model}}}:jobs:{line}" for line in LINES]
+
+
+def own_line(model: str, worker_id: str) -> str:
+    """The stream of pointers to jobs that are offered to one worker first."""
+    return f"glimpsed:{{{model}}}:jobs:for:{worker_id}"
+
+
+def lines_of_worker(model: str, worker_id: str) -> list[str]:
+    """All streams that a worker reads, the first one first: its own before the normal one."""
+    first, high, *others = lines_of(model)
+    return [first, high, own_line(model, worker_id), *others]
 
 
 def line_for(model: str, priority: int, *, is_resumed: bool) -> str:

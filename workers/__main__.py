@@ -90,7 +90,7 @@ async def serve(settings: WorkerSettings, source: JobSource, open_handler: OpenH
     try:
         pid = os.getpid()
         worker_id = f"worker-{pid}-{secrets.token_hex(4)}"
-        hello = Hello(worker_id=worker_id, pid=pid, card=handler.card, host=platform.node())
+        hello = Hello(worker_id=worker_id, pid=pid, card=handler.card, host=platform.node(), seats=settings.max_jobs)
         worker = Worker(source, handler, hello, settings.max_jobs, drain_s=settings.shutdown_timeout)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _drain_or_leave, worker)

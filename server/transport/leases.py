@@ -149,6 +149,12 @@ class Leases:
         """How many jobs a known worker holds."""
         return len(self._workers[worker_id].jobs)
 
+    def num_at(self, worker_id: str) -> int:
+        """How many jobs a known worker has: those held for this gateway, or what it said itself, if that is more."""
+        worker = self._workers[worker_id]
+        said = worker.heartbeat.running + worker.heartbeat.waiting if worker.heartbeat is not None else 0
+        return max(len(worker.jobs), said)
+
     def model_of(self, worker_id: str) -> str:
         """The name of the model that a known worker holds."""
         return self._workers[worker_id].hello.card.name

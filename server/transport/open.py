@@ -29,7 +29,7 @@ def open_queue(url: str, local: Path, max_queue: int, affinity_margin: float = 0
             from server.transport.redis_streams import RedisQueue
         except ImportError:
             raise ConfigError("--queue: redis:// needs the package redis: pip install 'glimpsed[redis]'") from None
-        return RedisQueue(url, max_queue), url
+        return RedisQueue(url, max_queue, affinity_margin=affinity_margin), url
     if url == "local":
         return ZeroMQQueue(local, max_queue, affinity_margin=affinity_margin), f"ipc://{local}"
     if url.startswith("ipc://") and len(url) > len("ipc://"):

@@ -31,6 +31,21 @@ end
 return {waiting + 1, pointer}
 """
 
+SHARE = """
+-- KEYS: a worker's own line, the common one, the job. ARGV: pointer, gateway, job id, epoch. Moves a pointer from the
+-- one to the other; returns the new one's id, or nothing where the job is not there any more.
+redis.call('XDEL', KEYS[1], ARGV[1])
+local ttl = redis.call('PTTL', KEYS[3])
+if ttl <= 0 then
+  return false
+end
+local pointer = redis.call('XADD', KEYS[2], '*', 'gateway', ARGV[2], 'job', ARGV[3], 'epoch', ARGV[4])
+if redis.call('PTTL', KEYS[2]) < ttl then
+  redis.call('PEXPIRE', KEYS[2], ttl)
+end
+return pointer
+"""
+
 MISSING = """
 -- KEYS: line and job, for each. ARGV: pointer, for each. Returns the places (from 1) of those that are not there whole.
 local missing = {}
@@ -49,20 +64,35 @@ MIN_TTL_S = 1.0
 
 @dataclass(slots=True)
 class WaitingJob:
-    """A job that no worker is known to have taken. pointer: its place in the line, once Redis has said it."""
+    """A job that no worker is known to have taken.
 
+    common_line: where it lies if it is offered to all. pointer: its place in the line, once Redis has said it. since:
+    when it was put there. digests: of its beginnings. offered_to: the worker in whose own line it lies.
+    """
+
+    job_id: str
     model: str
     epoch: int
-    line: str
+    common_line: str
     key: str
+    since: float
+    digests: tuple[bytes, ...] = ()
+    offered_to: str | None = None
     pointer: bytes | None = None
     was_missing: bool = False
 
+    @property
+    def line(self) -> str:
+        """Where it lies."""
+        return self.common_line if self.offered_to is None else names.own_line(self.model, self.offered_to)
 
-def waiting_job(job: Job, *, is_resumed: bool) -> WaitingJob:
-    """Where a job is going to lie."""
+
+def waiting_job(job: Job, now: float, *, is_resumed: bool) -> WaitingJob:
+    """A job as all workers of its model are offered it."""
     line = names.line_for(job.model, job.priority, is_resumed=is_resumed)
-    return WaitingJob(job.model, job.epoch, line, names.job_key(job.model, job.job_id, job.epoch))
+    return WaitingJob(
+        job.job_id, job.model, job.epoch, line, names.job_key(job.model, job.job_id, job.epoch), since=now
+    )
 
 
 class Lines:
@@ -72,11 +102,13 @@ class Lines:
         self._client = client
         self._gateway_id = gateway_id
         self._submit = client.register_script(SUBMIT)
+        self._share = client.register_script(SHARE)
         self._missing = client.register_script(MISSING)
+        self._depths: dict[str, int] = {}
 
     async def put(self, job: Job, waiting: WaitingJob, most: int) -> int:
         """Put a job in its line, unless `most` jobs wait for its model already: then it has no pointer afterwards.
-        Returns how many wait."""
+        Returns how many wait in the common lines."""
         ttl_ms = int(1000 * max(MIN_TTL_S, job.timeout_s))
         answer = await self._submit(
             keys=[*names.lines_of(job.model), waiting.line, waiting.key],
@@ -84,7 +116,16 @@ class Lines:
         )
         if len(answer) > 1:
             waiting.pointer = answer[1]
+        self._depths[job.model] = int(answer[0])
         return int(answer[0])
+
+    async def share(self, waiting: WaitingJob) -> None:
+        """Offer a job to all workers that was offered to one; whoever takes it first has it."""
+        pointer = await self._share(
+            keys=[waiting.line, waiting.common_line, waiting.key],
+            args=[waiting.pointer or b"", self._gateway_id, waiting.job_id, waiting.epoch],
+        )
+        waiting.offered_to, waiting.pointer = None, pointer
 
     async def withdraw(self, jobs: Collection[WaitingJob]) -> None:
         """Take jobs back; one that was taken meanwhile is with its worker all the same."""
@@ -103,8 +144,12 @@ class Lines:
         places = await self._missing(keys=keys, args=[waiting.pointer or b"" for waiting in jobs])
         return {int(place) - 1 for place in places}
 
-    async def depths(self, models: Collection[str]) -> dict[str, int]:
-        """How many jobs of all gateways wait for each model."""
+    def depth(self, model: str) -> int:
+        """How many jobs of all gateways wait for a model, as counted a moment ago."""
+        return self._depths.get(model, 0)
+
+    async def count(self, models: Collection[str]) -> None:
+        """Count anew what waits for each model."""
         lines = [(model, line) for model in models for line in names.lines_of(model)]
         async with self._client.pipeline(transaction=False) as pipe:
             for _, line in lines:
@@ -113,4 +158,4 @@ class Lines:
         depths = dict.fromkeys(models, 0)
         for (model, _), length in zip(lines, lengths, strict=True):
             depths[model] += length
-        return depths
+        self._depths = depths

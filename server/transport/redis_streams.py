@@ -11,7 +11,7 @@ import logging
 import platform
 import secrets
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable
 
 from schemas import redis_names as names
@@ -38,6 +38,7 @@ from server.transport.leases import Leases
 from server.transport.pace import Pace
 from server.transport.redis_lines import NO_LIMIT, Lines, WaitingJob, waiting_job
 from server.transport.redis_mail import read_mail
+from server.transport.redis_offers import Offers
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +53,10 @@ class RedisQueue:
     """A JobQueue for workers anywhere.
 
     max_queue: jobs that may wait for one model, of all gateways. lease_s: silence after which a worker is taken for
-    lost, and after which this gateway counts as gone. Raises ConfigError for an unusable URL.
+    lost, and after which this gateway counts as gone. affinity_margin: see Affinity. Raises ConfigError for a bad URL.
     """
 
-    def __init__(self, url: str, max_queue: int, lease_s: float = LEASE_S) -> None:
+    def __init__(self, url: str, max_queue: int, lease_s: float = LEASE_S, affinity_margin: float = 0.0) -> None:
         self._client = connect(url)
         self._max_queue = max_queue
         self._id = secrets.token_hex(8)
@@ -64,9 +65,9 @@ class RedisQueue:
         self._lease_s = lease_s
         self._tick_s = min(TICK_S, lease_s / 4)
         self._leases = Leases(time.monotonic, lease_s)
+        self._offers = Offers(affinity_margin, self._leases)
         self._waiting: dict[str, WaitingJob] = {}
-        self._depths: dict[str, int] = {}
-        self._paces: dict[str, Pace] = {}
+        self._paces: defaultdict[str, Pace] = defaultdict(Pace)
         self._to_cancel: list[tuple[str, str, int]] = []
         self._dead: deque[str] = deque(maxlen=256)
         """Workers whose process is known to have ended; what they said before may still be under way."""
@@ -92,8 +93,10 @@ class RedisQueue:
             raise Unavailable("The server is about to leave.")
         if not self._is_open:
             raise Unavailable("The server's queue cannot be reached.")
-        waiting = waiting_job(job, is_resumed=front)
+        waiting = waiting_job(job, time.monotonic(), is_resumed=front)
         self._leases.release(job.job_id)
+        if not front:
+            self._offers.offer(job, waiting, self._waiting.values())
         # Booked before it is sent: a worker may have it before Redis has answered here.
         self._waiting[job.job_id] = waiting
         try:
@@ -104,12 +107,11 @@ class RedisQueue:
             self._waiting.pop(job.job_id, None)
             raise Unavailable("The server's queue cannot be reached.") from error
         leave_if_cancelled()
-        self._depths[job.model] = num_waiting
         if waiting.pointer is None:
             self._waiting.pop(job.job_id, None)
             raise Overloaded(
                 f"{num_waiting} requests already wait for the model '{job.model}'; try again later",
-                self._pace(job.model).retry_after_s(num_waiting, time.monotonic()),
+                self._paces[job.model].retry_after_s(num_waiting, time.monotonic()),
             )
 
     async def cancel(self, job_id: str) -> None:
@@ -135,12 +137,12 @@ class RedisQueue:
         return self._leases.workers()
 
     def depth(self, model: str) -> int:
-        """See JobQueue: of all gateways, as counted a moment ago."""
-        return self._depths.get(model, 0)
+        """See JobQueue."""
+        return self._lines.depth(model)
 
     def affinity(self) -> AffinityCounts:
-        """See JobQueue: none, as workers take jobs from common lines."""
-        return AffinityCounts()
+        """See JobQueue."""
+        return self._offers.counts
 
     def local_pids(self) -> set[int]:
         """The processes of workers on this host."""
@@ -178,8 +180,10 @@ class RedisQueue:
             pipe.sadd(names.GATEWAYS, self._id)
             pipe.pexpire(names.GATEWAYS, int(1000 * self._lease_s))
             await pipe.execute()
+        for waiting in self._offers.overdue(self._waiting.values(), time.monotonic()):
+            await self._lines.share(waiting)
         models = {hello.card.name for hello in self._leases.hellos()}
-        self._depths = await self._lines.depths(models | {waiting.model for waiting in self._waiting.values()})
+        await self._lines.count(models | {waiting.model for waiting in self._waiting.values()})
         if time.monotonic() - self._checked_at >= min(CHECK_S, self._lease_s):
             self._checked_at = time.monotonic()
             await self._check_waiting()
@@ -260,7 +264,8 @@ class RedisQueue:
             self._to_cancel.append((taken.worker_id, taken.job_id, taken.epoch))
             return
         del self._waiting[taken.job_id]
-        self._pace(waiting.model).saw_one_taken(time.monotonic())
+        self._paces[waiting.model].saw_one_taken(time.monotonic())
+        self._offers.saw_one_taken(waiting.digests, taken.worker_id)
         if self._leases.is_known(taken.worker_id):
             self._leases.hold(taken.worker_id, taken.job_id, taken.epoch)
         else:
@@ -283,9 +288,6 @@ class RedisQueue:
                 order = {names.ORDER: encode(Cancel(job_id=job_id)), names.EPOCH: b"%d" % epoch}
                 put(pipe, names.worker_mailbox(worker_id), order)
             await pipe.execute()
-
-    def _pace(self, model: str) -> Pace:
-        return self._paces.setdefault(model, Pace())
 
     def _report(self, lost: Iterable[JobLost]) -> None:
         for message in lost:

@@ -120,7 +120,7 @@ class RedisTransport(Transport):
         super().__init__()
 
     def new_queue(self) -> RedisQueue:
-        return RedisQueue(self.server.url, max_queue=MAX_QUEUE, lease_s=REDIS_LEASE_S)
+        return RedisQueue(self.server.url, MAX_QUEUE, REDIS_LEASE_S, AFFINITY_MARGIN)
 
     def new_source(self) -> RedisSource:
         return RedisSource(self.server.url, lease_s=REDIS_LEASE_S)

@@ -329,6 +329,39 @@ async def test_a_job_whose_pointer_is_there_twice_is_taken_once(
     await until(lambda: queue.depth("tiny") == 0)
 
 
+@pytest.mark.parametrize("leaves", [False, True], ids=["takes nothing", "leaves"])
+async def test_a_job_that_is_offered_in_vain_to_the_worker_that_has_its_beginning_goes_to_another(
+    redis: RedisServer, leaves: bool
+) -> None:
+    talk = "a conversation " * 50
+    async with AsyncExitStack() as stack:
+        queue = RedisQueue(redis.url, max_queue=8, lease_s=ENDLESS_LEASE_S, affinity_margin=0.25)
+        sources = [RedisSource(redis.url, lease_s=ENDLESS_LEASE_S) for _ in range(2)]
+        await queue.start()
+        stack.push_async_callback(queue.close)
+        for number, source in enumerate(sources):
+            await source.start(hello(f"w{number}"))
+            stack.push_async_callback(source.close)
+        await until(lambda: len(queue.workers()) == 2)
+        first, other = sources
+        await first.claim(1)
+        await queue.submit(chat_job("turn0", text=talk))
+        await Inbox(first.messages()).next()
+        await first.publish([finished("turn0")])
+        await Inbox(queue.messages()).next()
+
+        await queue.submit(chat_job("turn1", text=talk))
+        own_line = names.own_line("tiny", "w0")
+        with contextlib.closing(redis.client()) as client:
+            assert client.xlen(own_line) == 1
+            if leaves:
+                await first.close()
+            await other.claim(1)
+            assert await Inbox(other.messages()).next() == chat_job("turn1", text=talk)
+            assert client.xlen(own_line) == 0
+        await until(lambda: queue.affinity().misses == 1)
+
+
 async def test_a_job_that_redis_lost_is_reported_without_blame(queue: RedisQueue, redis: RedisServer) -> None:
     await queue.submit(chat_job("a", epoch=3))
     with contextlib.closing(redis.client()) as client:

@@ -212,7 +212,7 @@ TALK = "a conversation " * 50
 async def two_workers_and_the_first_has_the_talk(
     transport: Transport,
 ) -> tuple[JobSource, Inbox, JobSource, Inbox]:
-    first, inbox = await transport.worker("w1", credits=8)
+    first, inbox = await transport.worker("w1", credits=2)
     other, other_inbox = await transport.worker("w2", credits=0)
     await transport.queue.submit(chat_job("turn0", text=TALK))
     await inbox.next()
@@ -229,6 +229,7 @@ async def test_a_conversations_turns_go_to_the_worker_that_has_it(transport: Tra
         await transport.queue.submit(chat_job(f"turn{turn}", text=TALK))
         assert (await inbox.next()).job_id == f"turn{turn}"
         await first.publish([finished(f"turn{turn}")])
+        await first.claim(1)
         await gateway.next()
     assert transport.queue.affinity() == AffinityCounts(hits=5, misses=0)
 

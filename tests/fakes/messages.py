@@ -6,6 +6,7 @@ from schemas.jobs import ChatJob, Message, TextPart
 from schemas.sampling import SamplingParams
 
 MODEL = "tiny"
+SEATS = 8
 
 
 def chat_job(job_id: str, *, model: str = MODEL, priority: int = 0, epoch: int = 0, text: str = "hi") -> ChatJob:
@@ -22,7 +23,8 @@ def chat_job(job_id: str, *, model: str = MODEL, priority: int = 0, epoch: int =
 
 def hello(worker_id: str, *, model: str = MODEL, pid: int = 1) -> Hello:
     """A worker of the model."""
-    return Hello(worker_id=worker_id, pid=pid, card=ModelCard(name=model, max_model_len=128, created=0))
+    card = ModelCard(name=model, max_model_len=128, created=0)
+    return Hello(worker_id=worker_id, pid=pid, card=card, seats=SEATS)
 
 
 def heartbeat(worker_id: str, *job_ids: str, state: str = "ready") -> Heartbeat:

@@ -66,14 +66,14 @@ class Pointer:
 
 
 class Lines:
-    """The lines of the model that this worker holds."""
+    """The lines of the model that this worker holds, and its own."""
 
     def __init__(self, client: Redis, hello: Hello) -> None:
         self._client = client
         self._find = client.register_script(FIND)
         self._take = client.register_script(TAKE)
         self._hello = hello
-        self._lines = names.lines_of(hello.card.name)
+        self._lines = names.lines_of_worker(hello.card.name, hello.worker_id)
 
     async def read(self) -> list[Pointer]:
         """What should be taken, at most one of each line; none if nothing comes for a while."""
@@ -115,6 +115,10 @@ class Lines:
                 pipe.pexpire(line, int(1000 * names.LINE_TTL_S), nx=True)
                 pipe.pexpire(line, int(1000 * names.LINE_TTL_S), gt=True)
             await pipe.execute()
+
+    async def close(self) -> None:
+        """Leave nothing of this worker's own behind; what lies there its gateways offer to all."""
+        await self._client.delete(names.own_line(self._hello.card.name, self._hello.worker_id))
 
     async def _wait_for_one(self) -> list[Pointer]:
         streams: dict[Any, Any] = dict.fromkeys(self._lines, ">")

@@ -140,6 +140,7 @@ class RedisSource:
         with contextlib.suppress(*FAILURES):
             await self._tell_gateways({}, (Goodbye(worker_id=self._hello.worker_id, reason=reason),))
             await self._client.delete(names.worker_mailbox(self._hello.worker_id))
+            await self._lines.close()
         await self._client.aclose()
         self._end_messages()
 
