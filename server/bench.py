@@ -26,7 +26,7 @@ def run_bench(settings: BenchSettings, *, as_json: bool) -> int:
         report, answers = asyncio.run(run_load(load_of(settings, model)))
     except ImportError as error:
         raise ConfigError("--image-size: pictures need Pillow, which is not installed here") from error
-    except httpx.TransportError as error:
+    except httpx.RequestError as error:
         print(f"glimpsed bench: cannot reach {settings.base_url}: {error}", file=sys.stderr)
         return 1
     except ChatFailed as error:

@@ -33,7 +33,7 @@ def run_chat(settings: ChatSettings, prompt: str | None, images: Sequence[str], 
             model = settings.model or first_model(client)
             options = settings.model_dump(include={"max_tokens", "temperature"}, exclude_none=True)
             _converse(client, {"model": model, **options}, media, prompt)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             print(f"glimpsed chat: cannot reach {settings.base_url}: {error}", file=sys.stderr)
             return 1
         except ChatFailed as error:
@@ -92,21 +92,32 @@ def _stream(client: httpx.Client, body: dict[str, Any]) -> Iterator[str]:
                 continue
             if data == "[DONE]":
                 return
-            chunk = json.loads(data)
-            if "error" in chunk:
-                raise ChatFailed(_reason(data.encode()))
-            for choice in chunk["choices"]:
-                yield choice["delta"].get("content") or ""
+            yield from _pieces(data)
     raise ChatFailed("the server broke off in the middle of its answer")
 
 
+def _pieces(data: str) -> list[str]:
+    try:
+        chunk = json.loads(data)
+        if "error" not in chunk:
+            return [choice["delta"].get("content") or "" for choice in chunk["choices"]]
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise ChatFailed("the server's answer is none of this API") from None
+    raise ChatFailed(_reason(data.encode()))
+
+
 def first_model(client: httpx.Client) -> str:
-    """The name of the server's first model. Raises ChatFailed where it has none or says no."""
+    """The name of the server's first model. Raises ChatFailed where it has none, refuses or is none of this API."""
     response = client.get("models")
-    models = response.json()["data"] if response.status_code == 200 else []
-    if not models:
-        raise ChatFailed(_reason(response.content) if response.status_code != 200 else "the server has no model")
-    return str(models[0]["id"])
+    if response.status_code != 200:
+        raise ChatFailed(_reason(response.content))
+    try:
+        names = [str(model["id"]) for model in response.json()["data"]]
+    except (ValueError, LookupError, TypeError):
+        raise ChatFailed(f"{response.url} is no list of models; is --base-url right, with its /v1?") from None
+    if not names:
+        raise ChatFailed("the server has no model")
+    return names[0]
 
 
 def _reason(body: bytes) -> str:

@@ -46,6 +46,7 @@ class Inflight:
         self._gate = gate
         self._worker_wait_s = worker_wait_s
         self._unserved_since: dict[str, float] = {}
+        self._seen_models: set[str] = set()
         self._streams: dict[str, JobStream] = {}
         self._passages: dict[str, Passage] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,13 +150,20 @@ class Inflight:
         """Fail the jobs that have waited too long for a model that has no worker."""
         waiting = [stream for stream in self._streams.values() if stream.is_waiting]
         served = {worker.card.name for worker in self._queue.workers()}
+        self._seen_models |= served
         unserved = {stream.job.model for stream in waiting} - served
         self._unserved_since = {model: self._unserved_since.get(model, now_s) for model in unserved}
         for stream in waiting:
             if stream.job.model in unserved:
                 since_s = max(stream.began_s, self._unserved_since[stream.job.model])
                 if now_s - since_s >= self._worker_wait_s:
-                    self._give_up(stream, Unavailable("No worker for this model came in time.", NO_WORKER_RETRY_S))
+                    self._give_up(stream, self._no_worker(stream.job.model))
+
+    def _no_worker(self, model: str) -> Unavailable:
+        message = "No worker for this model came in time."
+        if model not in self._seen_models:
+            message = "The model is still being loaded; GET /readyz tells when it is ready."
+        return Unavailable(message, NO_WORKER_RETRY_S)
 
     def _recover(self, stream: JobStream, *, was_taken: bool, is_still_held: bool) -> None:
         self._metrics.jobs_lost.inc()

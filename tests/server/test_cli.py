@@ -53,15 +53,18 @@ class Api(BaseHTTPRequestHandler):
     """Answers like the daemon does; `bodies` keeps what was asked."""
 
     bodies: list[dict] = []
+    models = json.dumps({"data": [{"id": "first"}, {"id": "second"}]})
 
     def do_GET(self) -> None:
-        self._answer(200, json.dumps({"data": [{"id": "first"}, {"id": "second"}]}))
+        self._answer(200, self.models)
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.bodies.append(body)
         if body["model"] == "nope":
             return self._answer(404, json.dumps({"error": {"message": "The model 'nope' does not exist."}}))
+        if body["model"] == "odd":
+            return self._answer(200, 'data: {"object": "other"}\n\n')
         chunks = [{"choices": [{"delta": {"content": piece}}]} for piece in ("Hello", " there")]
         lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
         self._answer(200, ": keep-alive\n\n" + "".join(lines) + ("" if body["model"] == "cut" else "data: [DONE]\n\n"))
@@ -104,12 +107,25 @@ def test_chat_sends_local_files_as_data_urls(api: str, tmp_path: Path) -> None:
     assert text == {"type": "text", "text": "Hi"}
 
 
-@pytest.mark.parametrize(("model", "reason"), [("nope", "does not exist"), ("cut", "broke off")])
+@pytest.mark.parametrize(
+    ("model", "reason"), [("nope", "does not exist"), ("cut", "broke off"), ("odd", "none of this API")]
+)
 def test_chat_tells_why_there_is_no_answer(
     api: str, model: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["chat", "--base-url", api, "--model", model, "Hi"]) == 1
     assert reason in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["chat", "bench"])
+@pytest.mark.parametrize("models", ["<!doctype html>", "[]", '{"data": [1]}', '{"models": []}'])
+def test_a_server_of_another_kind_is_told_in_one_line(
+    api: str, command: str, models: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Api, "models", models)
+    assert main([command, "--base-url", api, *(["Hi"] if command == "chat" else [])]) == 1
+    error = capsys.readouterr().err
+    assert error == f"glimpsed {command}: {api}/models is no list of models; is --base-url right, with its /v1?\n"
 
 
 def test_chat_without_a_server_says_where_it_looked(capsys: pytest.CaptureFixture[str]) -> None:

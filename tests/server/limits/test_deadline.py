@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
-from schemas.errors import RequestError
+from schemas.errors import RequestError, Unavailable
 from server.app import GatewayLimits
 from server.inflight import Inflight
 from server.limits.deadline import asked_timeout_s, within
@@ -81,6 +81,7 @@ async def test_no_worker_in_time_is_503_with_retry_after() -> None:
     async with client_of(queue, expected_models=["demo"], limits=GatewayLimits(worker_wait_s=0.001)) as client:
         answer = await client.post(CHAT, json=ask())
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+    assert "still being loaded" in answer.json()["error"]["message"]
     assert (answer.headers["retry-after"], answer.headers["x-should-retry"]) == ("5", "true")
     assert queue.cancelled == [queue.submitted[0].job_id]
 
@@ -109,6 +110,8 @@ async def test_the_wait_begins_when_the_last_worker_is_gone_or_the_request_came(
             late.began_s = now_s + 69
             inflight.give_up_unserved(now_s + 71)
             assert early.is_over and not late.is_over
+            with pytest.raises(Unavailable, match="No worker for this model came in time"):
+                await early.take()
             inflight.give_up_unserved(now_s + 99)
             assert late.is_over
     await asyncio.sleep(0)
