@@ -5,6 +5,7 @@
 | glimpsed:gateways | set of gateway ids | gateways | a lease behind the last gateway |
 | glimpsed:gateway:ID | stream: a gateway's mailbox | workers | a lease behind its gateway |
 | glimpsed:worker:ID | stream: a worker's mailbox | gateways | a lease behind its worker |
+| glimpsed:answer:NAME | stream: an answer to a request with an `Idempotency-Key` | its gateway | ten minutes |
 | glimpsed:{MODEL}:jobs:LINE | stream of pointers to jobs, a group | gateways | a job's time, or a minute |
 | glimpsed:{MODEL}:jobs:for:ID | the same, for one worker first | gateways | until it leaves, or a minute |
 | glimpsed:{MODEL}:job:ID:EPOCH | the job itself | its gateway | until taken, cancelled or overdue |
@@ -46,6 +47,11 @@ def is_redis(url: str) -> bool:
 def gateway_mailbox(gateway_id: str) -> str:
     """The stream that workers write a gateway's events to."""
     return f"glimpsed:gateway:{gateway_id}"
+
+
+def answer(name: str) -> str:
+    """The stream of an answer that gateways share."""
+    return f"glimpsed:answer:{name}"
 
 
 def worker_mailbox(worker_id: str) -> str:

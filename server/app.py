@@ -163,6 +163,7 @@ def create_app(
                 admission=admission,
                 max_body_bytes=limits.max_body_bytes,
                 stall_s=limits.patience.stall_s,
+                shared=queue.answers,
             ),
         ],
     )

@@ -1,7 +1,8 @@
 """`Idempotency-Key`: a request that is sent again gets the answer of the first, or joins it while it still runs.
 
 Answers are kept in memory, for a time and within a bound. What failed is not kept: it is tried anew. A request whose
-client leaves goes on while another one that joined it listens.
+client leaves goes on while another one that joined it listens. Where several gateways serve one queue, they share what
+they answer: a request that is sent again to another one gets what the first has made or is making of it.
 """
 
 import asyncio
@@ -18,10 +19,11 @@ from schemas.errors import ErrorCode, GlimpsedError, RequestError
 from server.admission import Admission
 from server.errors import error_response
 from server.idempotency_recording import Recording
+from server.idempotency_sharing import HEADER, SharedRequest, reused, shared_name
 from server.json_body import read_body
 from server.limits.middleware import GENERATING_PATHS
+from server.transport.answers import SharedAnswers
 
-HEADER = "idempotency-key"
 MAX_ANSWERS = 4096
 MAX_BYTES = 64 * 1024 * 1024
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -72,8 +74,7 @@ class IdempotentAnswers:
         if entry is None or not entry.recording.is_joinable:
             return None
         if entry.fingerprint != fingerprint:
-            message = "This idempotency key was used for a request with another body; take a new one."
-            raise RequestError(ErrorCode.IDEMPOTENCY_KEY_REUSED, message, HEADER)
+            raise reused()
         return entry.recording
 
     def begin(self, name: Name, fingerprint: bytes, recording: Recording) -> None:
@@ -111,17 +112,25 @@ class IdempotentAnswers:
 class IdempotencyMiddleware:
     """Behind authentication, which sets the tenant.
 
-    max_body_bytes: of a request. stall_s: how long a client may not read before it is dropped.
+    max_body_bytes: of a request. stall_s: how long a client may not read before it is dropped. shared: answers that
+    other gateways know as well.
     """
 
     def __init__(
-        self, app: ASGIApp, answers: IdempotentAnswers, admission: Admission, max_body_bytes: int, stall_s: float
+        self,
+        app: ASGIApp,
+        answers: IdempotentAnswers,
+        admission: Admission,
+        max_body_bytes: int,
+        stall_s: float,
+        shared: SharedAnswers | None,
     ) -> None:
         self._app = app
         self._answers = answers
         self._admission = admission
         self._max_body_bytes = max_body_bytes
         self._stall_s = stall_s
+        self._shared = shared
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -152,16 +161,21 @@ class IdempotencyMiddleware:
             return recording, True
         recording = Recording(MAX_ANSWER_BYTES, self._stall_s)
         self._answers.begin(name, fingerprint, recording)
-        task = asyncio.create_task(self._record(name, recording, request.scope, body))
+        task = asyncio.create_task(self._record(name, fingerprint, recording, request.scope, body))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return recording, False
 
-    async def _record(self, name: Name, recording: Recording, scope: Scope, body: bytes) -> None:
+    async def _record(self, name: Name, fingerprint: bytes, recording: Recording, scope: Scope, body: bytes) -> None:
+        shared = None
+        if self._shared is not None:
+            shared = SharedRequest(self._shared, self._app, shared_name(*name), fingerprint, MAX_ANSWER_BYTES)
         try:
-            await recording.record(self._app, scope, body)
+            await recording.record(shared or self._app, scope, body)
         finally:
             self._answers.end(name, recording)
+            if shared is not None:
+                await shared.close(is_success=recording.is_success)
 
 
 def _fingerprint(request: Request, body: bytes) -> bytes:

@@ -103,7 +103,7 @@ class Recording:
             if self.is_over:
                 return
             await self._news.wait()
-        extra = [REPLAYED] if is_replay else []
+        extra = [REPLAYED] if is_replay and REPLAYED not in self._start["headers"] else []
         await send({**self._start, "headers": [*self._start["headers"], *extra]})
         is_last = False
         while not is_last:

@@ -12,6 +12,7 @@ from schemas.control import ModelCard
 from schemas.events import Event
 from schemas.jobs import Job
 from server.transport.affinity import AffinityCounts
+from server.transport.answers import SharedAnswers
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,11 @@ class WorkerInfo:
 
 class JobQueue(Protocol):
     """One gateway's end of the queue."""
+
+    @property
+    def answers(self) -> SharedAnswers | None:
+        """Where it shares answers with other gateways; None where there can be no others."""
+        ...
 
     async def start(self) -> None:
         """Open sockets; workers may announce themselves from now on."""

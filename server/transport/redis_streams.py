@@ -36,6 +36,7 @@ from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.leases import Leases
 from server.transport.pace import Pace
+from server.transport.redis_answers import RedisAnswers
 from server.transport.redis_lines import NO_LIMIT, Lines, WaitingJob, waiting_job
 from server.transport.redis_mail import read_mail
 from server.transport.redis_offers import Offers
@@ -61,6 +62,7 @@ class RedisQueue:
         self._max_queue = max_queue
         self._id = secrets.token_hex(8)
         self._lines = Lines(self._client, self._id)
+        self.answers = RedisAnswers(self._client, self._id)
         self._mailbox = Mailbox(self._client, names.gateway_mailbox(self._id), lease_s)
         self._lease_s = lease_s
         self._tick_s = min(TICK_S, lease_s / 4)

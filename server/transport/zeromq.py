@@ -51,6 +51,7 @@ class ZeroMQQueue:
         self._broker = Broker(time.monotonic, max_queue, lease_s, affinity_margin)
         self._tick_s = min(TICK_S, lease_s / 4)
         self._socket: zmq.Socket[bytes] | None = None
+        self.answers = None
         self._ticking: asyncio.Task[None] | None = None
         self._inbox: deque[Event | JobLost] = deque()
         self._has_news = asyncio.Event()

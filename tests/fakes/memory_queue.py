@@ -10,6 +10,7 @@ from schemas.errors import Overloaded
 from schemas.events import Accepted, Delta, Event, Finished
 from schemas.jobs import Job
 from server.transport.affinity import AffinityCounts
+from server.transport.answers import SharedAnswers
 from server.transport.base import JobLost, WorkerInfo
 
 Script = Callable[[Any], AsyncGenerator[Event, None]]
@@ -27,6 +28,7 @@ class MemoryQueue:
     """Plays each job by `script` at once, or holds it while there is no worker."""
 
     def __init__(self, script: Script, models: tuple[str, ...] = ("demo",), max_waiting: int = 1000) -> None:
+        self.answers: SharedAnswers | None = None
         self.script = script
         self.max_waiting = max_waiting
         self.submitted: list[Any] = []
