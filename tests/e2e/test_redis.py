@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from asyncio.subprocess import DEVNULL, Process
@@ -32,18 +33,40 @@ class Cluster:
     def __init__(self, url: str, stack: AsyncExitStack) -> None:
         self._url = url
         self._stack = stack
+        self._ports = [free_port(), free_port()]
         self.gateways: list[Daemon] = []
+        self.workers: list[Process] = []
 
     async def start(self) -> None:
-        for _ in range(2):
-            port = free_port()
-            gateway = Daemon(await self._process("gateway", "--port", str(port), "--queue", self._url), port)
-            self._stack.push_async_callback(gateway.client.aclose)
-            self.gateways.append(gateway)
-        for _ in range(2):
-            await self._process("worker", "slow", "--served-name", "tiny", "--queue", self._url)
+        self.gateways = [await self._gateway(port) for port in self._ports]
+        self.workers = [await self._worker() for _ in range(2)]
         for gateway in self.gateways:
             await self.until_workers(gateway, 2)
+
+    async def restart_gateway(self, index: int) -> None:
+        """SIGTERM, and another one in its place once it has left as it should."""
+        self.gateways[index].process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(self.gateways[index].process.wait(), PATIENCE_S) == 0
+        self.gateways[index] = await self._gateway(self._ports[index])
+        await self.until_workers(self.gateways[index], 2)
+
+    async def restart_worker(self, index: int) -> None:
+        """SIGTERM, and another one in its place once it has left as it should."""
+        self.workers[index].send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(self.workers[index].wait(), PATIENCE_S) == 0
+        self.workers[index] = await self._worker()
+        for gateway in self.gateways:
+            await self.until_workers(gateway, 2)
+
+    async def _gateway(self, port: int) -> Daemon:
+        gateway = Daemon(await self._process("gateway", "--port", str(port), "--queue", self._url), port)
+        self._stack.push_async_callback(gateway.client.aclose)
+        return gateway
+
+    async def _worker(self) -> Process:
+        """One that hands back what it cannot finish within half a second."""
+        name = ("slow", "--served-name", "tiny")
+        return await self._process("worker", *name, "--queue", self._url, "--shutdown-timeout", "0.5")
 
     async def _process(self, *arguments: str) -> Process:
         process = await start_command(*arguments, stderr=DEVNULL)
@@ -110,6 +133,51 @@ class Stream:
         await asyncio.wait_for(self.task, PATIENCE_S)
         assert self.is_done
         assert self.text == answer(self.prompt, 7, TOKENS)
+
+
+class Caller:
+    """A client that asks one question after another, and the other gateway where one refuses or does not listen."""
+
+    def __init__(self, number: int, both: Cluster) -> None:
+        self.num_answers = 0
+        self.is_enough = False
+        self._number = number
+        self._both = both
+        self.task = asyncio.create_task(self._ask())
+
+    async def _ask(self) -> None:
+        while not self.is_enough:
+            prompt = f"caller {self._number} question {self.num_answers}"
+            assert await self._answer(prompt) == answer(prompt, 7, TOKENS)
+            self.num_answers += 1
+
+    async def _answer(self, prompt: str) -> str:
+        for gateway in itertools.cycle((self._number, self._number + 1)):
+            text = ""
+            # A connection that is still to be accepted when its gateway stops listening is reset.
+            with contextlib.suppress(httpx.NetworkError, httpx.RemoteProtocolError):
+                async for chunk in self._both.gateways[gateway % 2].chunks(prompt, max_tokens=TOKENS):
+                    if chunk.get("status") == 503:
+                        break
+                    assert "error" not in chunk, chunk
+                    text += text_of(chunk)
+                    if chunk == {"done": True}:
+                        return text
+            assert text == "", "broken off"
+            await asyncio.sleep(0.05)
+        raise AssertionError
+
+
+async def test_restarting_every_gateway_and_worker_in_turn_under_load_loses_no_request() -> None:
+    async with cluster() as both:
+        callers = [Caller(number, both) for number in range(3)]
+        for index in range(2):
+            await both.restart_gateway(index)
+            await both.restart_worker(index)
+        for caller in callers:
+            caller.is_enough = True
+            await asyncio.wait_for(caller.task, PATIENCE_S)
+            assert caller.num_answers > 0
 
 
 async def test_streams_of_both_gateways_are_exact_when_a_worker_is_killed_and_one_is_stopped_and_woken() -> None:
