@@ -139,7 +139,7 @@ async def overhead(sandbox: Sandbox, pictures: Sequence[bytes]) -> float:
         await sandbox.decode(content, PICTURE, MediaKind.IMAGE)
 
     async def outside(content: bytes) -> None:
-        TRANSFORMS[ImageOptions](io.BytesIO(content), PICTURE, np.empty)
+        TRANSFORMS[ImageOptions](io.BytesIO(content), PICTURE, np.empty, 1)
 
     return await best_s(inside, pictures) - await best_s(outside, pictures)
 

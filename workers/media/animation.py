@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, WebPImagePlugin
 
 from workers.media.clip_rules import MAX_DURATION_S, MAX_FPS, MAX_PACKETS, check_size, damaged, too_long
+from workers.media.fast_resize import write_tiles_fast
 
 _DEFAULT_FRAME_S = 0.1  # as browsers do where a file says 0
 _HAS_ANIMATION = 0x02
@@ -29,14 +30,22 @@ class WebPClip:
         self.times_s: Sequence[float] = starts_s[:-1]
         self.frame_count = len(durations_s)
         self.average_fps = min(self.frame_count / starts_s[-1], float(MAX_FPS))
+        self.shown_size = (0, 0)
 
-    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """RGB frames, uint8 [H, W, 3], for rising `indices`; a repeated index comes once."""
+    def read(self, indices: Sequence[int], square: int | None = None) -> Iterator[np.ndarray]:
+        """See `video.VideoClip`."""
         self._source.seek(0)
         with WebPImagePlugin.WebPImageFile(self._source) as image:
             for index in sorted(set(indices)):
                 image.seek(index)
-                yield np.asarray(image.convert("RGB"))
+                frame = image.convert("RGB")
+                self.shown_size = frame.size
+                if square is None:
+                    yield np.asarray(frame)
+                else:
+                    tiles = np.empty((1, square, square, 3), np.uint8)
+                    write_tiles_fast(frame, (1, 1), tiles)
+                    yield tiles[0]
 
 
 def _durations_s(source: BinaryIO) -> list[float]:

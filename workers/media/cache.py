@@ -52,6 +52,9 @@ class BoundedCache(Generic[_V]):
         if value is not None:
             self.size_bytes -= value.size_bytes
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._entries
+
     def __len__(self) -> int:
         return len(self._entries)
 

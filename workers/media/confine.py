@@ -10,6 +10,8 @@ import resource
 import signal
 import struct
 
+NICENESS = 10
+
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP = 1, 38, 22
 _SECCOMP_MODE_FILTER = 2
 _CLONE_NEWUSER, _CLONE_NEWNET, _CLONE_THREAD = 0x10000000, 0x40000000, 0x00010000
@@ -40,6 +42,13 @@ _X32_BIT = 0x40000000
 
 def die_with_parent() -> bool:
     return bool(_libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0)
+
+
+def step_back() -> None:
+    """Yield to the worker and the gateway: whoever reads an answer notices a late token sooner than who waits for the
+    first one. The process gets a tenth of a core that others want, and never takes one from them by waking up."""
+    os.nice(NICENESS)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def isolate_network() -> bool:

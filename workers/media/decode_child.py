@@ -4,6 +4,7 @@ Started by `decode_process`. It maps the two shared memories, imports and warms 
 and then answers one request after the other until the control socket closes.
 """
 
+import hashlib
 import io
 import mmap
 import os
@@ -17,6 +18,7 @@ from PIL import Image
 
 from schemas.errors import MediaError
 from workers.media import confine
+from workers.media.data_url import decode_base64
 from workers.media.failures import Failure, media_error
 from workers.media.protocol import (
     HEADER,
@@ -32,7 +34,6 @@ from workers.media.protocol import (
 from workers.media.transforms import TRANSFORMS
 from workers.media.types import ImageOptions, VideoOptions
 
-NICENESS = 5
 # Above what is mapped when the process is warm; a request's own limit is lower.
 MOST_MEMORY_BYTES = 2 << 30
 _WARM_UP_FORMATS = ("GIF", "PNG", "JPEG", "WEBP", "BMP", "TIFF")
@@ -60,9 +61,11 @@ def decode(request: DecodeRequest, content: memoryview, output: OutputMemory) ->
     options_type = types[request.transform]
     options: Any = msgspec.convert(request.options, options_type)
     try:
-        layout = TRANSFORMS[options_type](io.BytesIO(content), options, output.allocate)
+        file = decode_base64(content, request.kind) if request.is_base64 else content
+        layout = TRANSFORMS[options_type](io.BytesIO(file), options, output.allocate, request.num_threads)
         assert output.array is not None, "a transform asks for its output"
-        return Decoded(output.array.shape, str(output.array.dtype), layout)
+        sha256 = hashlib.sha256(file).digest() if request.is_base64 else b""
+        return Decoded(output.array.shape, str(output.array.dtype), layout, sha256)
     except MediaError as error:
         return _failed(error)
     except MemoryError:
@@ -74,12 +77,13 @@ def decode(request: DecodeRequest, content: memoryview, output: OutputMemory) ->
 
 def warm_up() -> None:
     """Every reader once: what is imported late would find no files later."""
+    hashlib.sha256(b"").digest()
     for image_format in _WARM_UP_FORMATS:
         file = io.BytesIO()
         Image.new("RGB", (32, 32)).save(file, image_format)
-        TRANSFORMS[ImageOptions](file_at_start(file), ImageOptions(16), np.empty)
+        TRANSFORMS[ImageOptions](file_at_start(file), ImageOptions(16), np.empty, 1)
         if image_format == "GIF":
-            TRANSFORMS[VideoOptions](file_at_start(file), VideoOptions(16, 1), np.empty)
+            TRANSFORMS[VideoOptions](file_at_start(file), VideoOptions(16, 1), np.empty, 1)
 
 
 def file_at_start(file: io.BytesIO) -> io.BytesIO:
@@ -89,7 +93,7 @@ def file_at_start(file: io.BytesIO) -> io.BytesIO:
 
 def main(control_fd: int, input_fd: int, output_fd: int) -> None:
     confine.die_with_parent()
-    os.nice(NICENESS)
+    confine.step_back()
     protections = ["network namespace"] if confine.isolate_network() else []
     control = socket.socket(fileno=control_fd)
     content = memoryview(mmap.mmap(input_fd, 0, access=mmap.ACCESS_READ))

@@ -6,7 +6,6 @@ import socket
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,9 +24,10 @@ from workers.media.protocol import (
     payload_size,
     unpack_reply,
 )
-from workers.media.types import Layout, MediaKind, MediaOptions
+from workers.media.types import Layout
 
-INPUT_BYTES = 128 << 20
+INPUT_BYTES = 144 << 20
+"""Room for the base64 of the largest clip that is accepted."""
 OUTPUT_BYTES = 1 << 30
 # Shared memory is kept for the next item up to here, and given back above.
 _KEPT_BYTES = 16 << 20
@@ -55,15 +55,6 @@ class ProcessLost(Exception):
     def __init__(self, exit_status: int | None) -> None:
         super().__init__(f"decode process ended with {exit_status}")
         self.exit_status = exit_status
-
-
-@dataclass(frozen=True)
-class DecodeLimits:
-    """Of one item."""
-
-    memory_bytes: int
-    cpu_s: int
-    wall_s: float
 
 
 class DecodeProcess:
@@ -126,26 +117,24 @@ class DecodeProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    async def decode(
-        self, content: bytes, options: MediaOptions, kind: MediaKind, limits: DecodeLimits
-    ) -> tuple[np.ndarray, Layout]:
-        """Raises MediaError (the file's fault, the process goes on) or ProcessLost."""
+    async def decode(self, content: bytes | memoryview, request: DecodeRequest) -> tuple[np.ndarray, Layout, bytes]:
+        """The transform's array and layout, and the file's sha256 where it came as base64.
+
+        Raises MediaError (the file's fault, the process goes on) or ProcessLost.
+        """
         if len(content) > INPUT_BYTES:
-            message = f"The {kind} is larger than {INPUT_BYTES >> 20} MiB."
-            raise media_error(kind, Failure.FILE_TOO_LARGE, message)
+            message = f"The {request.kind} is larger than {INPUT_BYTES >> 20} MiB."
+            raise media_error(request.kind, Failure.FILE_TOO_LARGE, message)
         self.num_items += 1
         await self._in_thread(_write, self._input_fd, content)
-        request = DecodeRequest(
-            kind, type(options).__name__, asdict(options), len(content), limits.memory_bytes, limits.cpu_s
-        )
         try:
             self._writer.write(pack(request))
             reply = await self._reply()
         except OSError:
             raise ProcessLost(await self._process.wait()) from None
         match reply:
-            case Decoded(shape, dtype, layout) if _is_sound(shape, dtype):
-                return await self._in_thread(_read, self._output_fd, shape, dtype), layout
+            case Decoded(shape, dtype, layout, sha256) if _is_sound(shape, dtype):
+                return await self._in_thread(_read, self._output_fd, shape, dtype), layout, sha256
             case Failed(code, message) if code in _CODES:
                 raise MediaError(ErrorCode(code), message[:500])
         raise ProcessLost(None)
@@ -187,7 +176,7 @@ def _shared_memory(name: str, size_bytes: int) -> int:
     return fd
 
 
-def _write(fd: int, content: bytes) -> None:
+def _write(fd: int, content: bytes | memoryview) -> None:
     view = memoryview(content)
     _give_back(fd, INPUT_BYTES, len(view))
     at = 0

@@ -4,6 +4,11 @@ An option for who asks for it. Both filters widen with the scale; they differ in
 enlarged, in the cubic itself (0.6 instead of 0.5). Of 255 levels, photographs and footage differ by 3 at most and by a
 third of one on average; pictures of single-pixel noise or hard edges by up to 32 where they are enlarged, 2.3 on
 average.
+
+A clip's frames are scaled in the format they were decoded to, which is most of what this saves. Footage differs by 20
+at most and 2.5 on average, half of which is that the exact way, like the references, rounds colours down. Where
+saturated colours meet in hard edges, that way repeats the coarse colour planes and this interpolates them: 96 at most,
+20 on average.
 """
 
 import numpy as np
@@ -25,6 +30,21 @@ def write_tiles_fast(picture: Image.Image, grid: tuple[int, int], tiles: np.ndar
     if len(tiles) > rows * columns:
         for channel, plane in _scaled(source, size, size):
             tiles[-1, ..., channel] = plane
+
+
+def to_square(frame: VideoFrame, side: int, converter: VideoReformatter) -> np.ndarray:
+    """A clip's frame as RGB, uint8 [side, side, 3]: one that shrinks is scaled before its colours are converted."""
+    if min(frame.width, frame.height) < side:
+        tiles = np.empty((1, side, side, 3), np.uint8)
+        write_tiles_fast(
+            Image.fromarray(converter.reformat(frame, format="rgb24", threads=1).to_ndarray()), (1, 1), tiles
+        )
+        return tiles[0]
+    scaled = converter.reformat(frame, side, side, "gbrp", interpolation=Interpolation.BICUBIC, threads=1)
+    pixels = np.empty((side, side, 3), np.uint8)
+    for index, channel in enumerate(_PLANES):
+        pixels[..., channel] = _plane(scaled, index)
+    return pixels
 
 
 def _to_planes(picture: Image.Image) -> VideoFrame:

@@ -15,7 +15,6 @@ from pathlib import Path
 import aiohttp
 from yarl import URL
 
-from workers.media.data_url import decode_data_url
 from workers.media.failures import Failure, media_error
 from workers.media.figures import MediaFigures
 from workers.media.guard import MediaPolicy, Refused, judge_file, judge_url
@@ -95,13 +94,18 @@ class Fetcher:
         if self._system_resolver is not None:
             self._system_resolver.close()
 
+    def max_bytes(self, kind: MediaKind) -> int:
+        """How large a file may be."""
+        return self._limits[kind].size_bytes
+
     async def fetch(self, url: str, kind: MediaKind, tenant: str = "") -> bytes:
-        """The content, never empty. Raises MediaError without `param`: not allowed, not there, too slow, too large."""
+        """What an http, https or file URL stands for, never empty.
+
+        Raises MediaError without `param`: not allowed, not there, too slow, too large.
+        """
         scheme = url[:5].lower()
         try:
-            if scheme == "data:":
-                content = await decode_data_url(url, kind, self._limits[kind].size_bytes)
-            elif scheme == "file:":
+            if scheme == "file:":
                 content = await asyncio.to_thread(self._read_file, url, kind)
             else:
                 content = await self._counted_download(url, kind, tenant)

@@ -21,6 +21,12 @@ def apply_display_matrix(picture: np.ndarray, matrix: bytes | None) -> np.ndarra
     return picture
 
 
+def turned_size(width: int, height: int, matrix: bytes | None) -> tuple[int, int]:
+    """Width and height of a picture after `apply_display_matrix`."""
+    shown = apply_display_matrix(np.empty((height, width, 0), np.uint8), matrix)
+    return shown.shape[1], shown.shape[0]
+
+
 def _sign(fixed: int) -> int:
     """-1, 0 or 1: scale is not applied, rounding errors of a turn are dropped."""
     return 0 if abs(fixed) < 1 << 15 else (1 if fixed > 0 else -1)

@@ -2,22 +2,30 @@
 
 import asyncio
 import hashlib
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import astuple, replace
 from pathlib import Path
 
+import numpy as np
+
 from schemas.errors import MediaError
 from workers.media.cache import MediaCache
+from workers.media.data_url import base64_text
 from workers.media.fetch import Fetcher
 from workers.media.guard import MediaPolicy, parse_domains, parse_private_hosts
 from workers.media.sandbox import Sandbox
 from workers.media.single_flight import SingleFlight
-from workers.media.types import ImageOptions, MediaKind, MediaOptions, PreparedMedia, VideoOptions
+from workers.media.types import ImageOptions, Layout, MediaKind, MediaOptions, PreparedMedia, VideoOptions
 from workers.media.url_cache import UrlCache
 
 # Part of every digest: to be raised whenever a transform's pixels change.
 _PIXELS_VERSION = 1
-_HASHED_IN_THREAD_BYTES = 1 << 20
+_HASHED_IN_THREAD_BYTES = 128 << 10
+_KNOWN_TEXTS = 4096
+
+_Key = tuple[str, bytes]
+"""Tenant and digest."""
 
 
 class MediaPipeline:
@@ -34,6 +42,8 @@ class MediaPipeline:
         self.cache = cache
         self._downloads: SingleFlight[bytes] = SingleFlight()
         self._decodings: SingleFlight[PreparedMedia] = SingleFlight()
+        # Digest of a base64 text -> that of the file it stands for: what only a decode process can tell.
+        self._files: OrderedDict[_Key, _Key] = OrderedDict()
 
     async def start(self) -> None:
         await self._fetcher.start()
@@ -86,28 +96,44 @@ class MediaPipeline:
         if isinstance(options, ImageOptions | VideoOptions) and options.fast_resize is None:
             options = replace(options, fast_resize=self._fast_resize)
         try:
-            content = await self._content(url, kind, tenant)
-            digest = await _digest(content, options)
-            media = self.cache.get((tenant, digest))
+            if url[:5].lower() == "data:":
+                return await self._prepare_base64(url, options, kind, tenant)
+            content = await self._downloads.run((tenant, kind, url), lambda: self._fetcher.fetch(url, kind, tenant))
+            key = (tenant, _digest(await _sha256(content), options))
+            media = self.cache.get(key)
             if media is not None:
                 return media
-            return await self._decodings.run(
-                (tenant, digest), lambda: self._decode(content, options, kind, (tenant, digest))
-            )
+            return await self._decodings.run(key, lambda: self._decode(content, options, kind, key))
         except MediaError as error:
             self._figures.rejected(error)
             # Callers that shared the work each have their own field.
             raise MediaError(error.code, error.message, param) from error
 
-    async def _content(self, url: str, kind: MediaKind, tenant: str) -> bytes:
-        if url[:5].lower() == "data:":
-            return await self._fetcher.fetch(url, kind)
-        return await self._downloads.run((tenant, kind, url), lambda: self._fetcher.fetch(url, kind, tenant))
+    async def _prepare_base64(self, url: str, options: MediaOptions, kind: MediaKind, tenant: str) -> PreparedMedia:
+        text = base64_text(url, kind, self._fetcher.max_bytes(kind))
+        text_key = (tenant, _digest(b"base64" + await _sha256(text), options))
+        media = self.cache.get(self._files.get(text_key, text_key))
+        if media is not None:
+            self._files.move_to_end(text_key)
+            return media
+        return await self._decodings.run(text_key, lambda: self._decode_base64(text, options, kind, text_key))
 
-    async def _decode(
-        self, content: bytes, options: MediaOptions, kind: MediaKind, key: tuple[str, bytes]
-    ) -> PreparedMedia:
+    async def _decode(self, content: bytes, options: MediaOptions, kind: MediaKind, key: _Key) -> PreparedMedia:
         tiles, layout = await self._sandbox.decode(content, options, kind)
+        return self._keep(tiles, layout, kind, key)
+
+    async def _decode_base64(
+        self, text: memoryview, options: MediaOptions, kind: MediaKind, text_key: _Key
+    ) -> PreparedMedia:
+        tiles, layout, sha256 = await self._sandbox.decode_base64(text, options, kind)
+        key = self._files[text_key] = (text_key[0], _digest(sha256, options))
+        while len(self._files) > _KNOWN_TEXTS:
+            self._files.popitem(last=False)
+        # The same file may have come by a URL before: then it is one medium, for the engine's caches too.
+        known = self.cache.get(key) if key in self.cache else None
+        return known or self._keep(tiles, layout, kind, key)
+
+    def _keep(self, tiles: np.ndarray, layout: Layout, kind: MediaKind, key: _Key) -> PreparedMedia:
         media = PreparedMedia(tiles, layout.tile_counts, key[1], layout.width, layout.height, layout.timestamps_s)
         self._figures.decoded(kind, sum(layout.tile_counts))
         self.cache.put(key, media)
@@ -131,13 +157,13 @@ def build_pipeline(
     return MediaPipeline(fetcher, Sandbox(num_processes), MediaCache(cache_bytes), fast_resize)
 
 
-async def _digest(content: bytes, options: MediaOptions) -> bytes:
+async def _sha256(content: bytes | memoryview) -> bytes:
     if len(content) > _HASHED_IN_THREAD_BYTES:
-        return await asyncio.to_thread(_hash, content, options)
-    return _hash(content, options)
+        return await asyncio.to_thread(lambda: hashlib.sha256(content).digest())
+    return hashlib.sha256(content).digest()
 
 
-def _hash(content: bytes, options: MediaOptions) -> bytes:
-    """sha256 over the bytes and everything that decides about the pixels made of them."""
+def _digest(sha256: bytes, options: MediaOptions) -> bytes:
+    """sha256 over the file's own and everything that decides about the pixels made of it."""
     described = repr((_PIXELS_VERSION, type(options).__name__, astuple(options)))
-    return hashlib.sha256(described.encode() + b"\n" + hashlib.sha256(content).digest()).digest()
+    return hashlib.sha256(described.encode() + b"\n" + sha256).digest()

@@ -16,7 +16,10 @@ HEADER = struct.Struct(">I")
 
 
 class DecodeRequest(msgspec.Struct, frozen=True, tag=True):
-    """Run the transform of options class `transform` over the first `size_bytes` of the input memory."""
+    """Run the transform of options class `transform` over the first `size_bytes` of the input memory.
+
+    is_base64: they are a file's base64. num_threads: for a clip's decoder; changes no pixel.
+    """
 
     kind: MediaKind
     transform: str
@@ -24,6 +27,8 @@ class DecodeRequest(msgspec.Struct, frozen=True, tag=True):
     size_bytes: int
     memory_bytes: int
     cpu_s: int
+    is_base64: bool = False
+    num_threads: int = 1
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True):
@@ -33,11 +38,15 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Decoded(msgspec.Struct, frozen=True, tag=True):
-    """The output memory begins with an array of this shape and dtype (uint8 or float32)."""
+    """The output memory begins with an array of this shape and dtype (uint8 or float32).
+
+    sha256: of the file that came as base64; else empty.
+    """
 
     shape: tuple[int, ...]
     dtype: str
     layout: Layout
+    sha256: bytes = b""
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):

@@ -5,17 +5,29 @@ import itertools
 import logging
 import signal
 import time
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from schemas.errors import MediaError, Unavailable
-from workers.media.decode_process import DecodeLimits, DecodeProcess, ProcessLost
+from workers.media.decode_process import DecodeProcess, ProcessLost
 from workers.media.failures import Failure, media_error
+from workers.media.protocol import DecodeRequest
 from workers.media.types import Layout, MediaKind, MediaOptions
 
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """Of one item. wall_s: for one that hangs; much longer than `cpu_s`, as others come first where cores are busy."""
+
+    memory_bytes: int
+    cpu_s: int
+    wall_s: float
+
+
 LIMITS = {
-    MediaKind.IMAGE: DecodeLimits(memory_bytes=1 << 30, cpu_s=5, wall_s=10.0),
-    MediaKind.VIDEO: DecodeLimits(memory_bytes=2 << 30, cpu_s=20, wall_s=30.0),
+    MediaKind.IMAGE: DecodeLimits(memory_bytes=1 << 30, cpu_s=5, wall_s=30.0),
+    MediaKind.VIDEO: DecodeLimits(memory_bytes=2 << 30, cpu_s=20, wall_s=60.0),
 }
 _RESPAWN_DELAYS_S = (0.1, 0.5, 2.0, 5.0)
 
@@ -83,13 +95,36 @@ class Sandbox:
 
         Raises MediaError without `param`, Unavailable once closed.
         """
+        array, layout, _ = await self._decode(content, options, kind, is_base64=False)
+        return array, layout
+
+    async def decode_base64(
+        self, text: bytes | memoryview, options: MediaOptions, kind: MediaKind
+    ) -> tuple[np.ndarray, Layout, bytes]:
+        """As `decode`, for the base64 of a file, of which the sha256 is returned too."""
+        return await self._decode(text, options, kind, is_base64=True)
+
+    async def _decode(
+        self, content: bytes | memoryview, options: MediaOptions, kind: MediaKind, *, is_base64: bool
+    ) -> tuple[np.ndarray, Layout, bytes]:
         process = await self._take()
         limits = self._limits[kind]
+        request = DecodeRequest(
+            kind,
+            type(options).__name__,
+            asdict(options),
+            len(content),
+            limits.memory_bytes,
+            limits.cpu_s,
+            is_base64,
+            # Two threads of a decoder need half as much processor time again: only where nobody else needs it.
+            num_threads=1 if self._idle.empty() else 2,
+        )
         is_reusable = False
         began_s = time.monotonic()
         try:
             async with asyncio.timeout(limits.wall_s):
-                result = await process.decode(content, options, kind, limits)
+                result = await process.decode(content, request)
             is_reusable = True
             return result
         except MediaError:

@@ -1,7 +1,8 @@
 """Options class -> the pure function that turns a file into pixels. The decode process runs nothing else.
 
 A transform reads `source`, asks `allocate` once for the array it fills, and returns the layout. It must not keep the
-array. A new family's preprocessing is one more function here and one more options class in `types`.
+array. `num_threads` is for a clip's decoder and changes no pixel. A new family's preprocessing is one more function here
+and one more options class in `types`.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,12 +31,12 @@ from workers.media.video import VideoClip, open_clip
 from workers.media.views import count_views, plan_canvas, write_views
 
 Allocate = Callable[[tuple[int, ...], type[np.generic]], np.ndarray]
-Transform = Callable[[BinaryIO, Any, Allocate], Layout]
+Transform = Callable[[BinaryIO, Any, Allocate, int], Layout]
 
 MAX_FRAMES = 600
 
 
-def image_tiles(source: BinaryIO, options: ImageOptions, allocate: Allocate) -> Layout:
+def image_tiles(source: BinaryIO, options: ImageOptions, allocate: Allocate, num_threads: int = 1) -> Layout:
     """uint8 [N, S, S, 3]: the grid's tiles row by row, then the thumbnail if there is more than one."""
     picture = open_image(source, options.exif_transpose)
     grid = choose_grid(picture.width, picture.height, options.min_tiles, options.max_tiles, options.image_size)
@@ -45,34 +46,35 @@ def image_tiles(source: BinaryIO, options: ImageOptions, allocate: Allocate) -> 
     return Layout((count,), picture.width, picture.height)
 
 
-def video_tiles(source: BinaryIO, options: VideoOptions, allocate: Allocate) -> Layout:
+def video_tiles(source: BinaryIO, options: VideoOptions, allocate: Allocate, num_threads: int = 1) -> Layout:
     """uint8 [T, S, S, 3]: one tile a sampled frame, aspect not kept."""
     size = options.image_size
-    clip = open_clip(source)
+    clip = open_clip(source, num_threads)
     indices = sample(clip, options)
-    write = write_tiles_fast if options.fast_resize else write_tiles
     tiles = allocate((len(indices), size, size, 3), np.uint8)
-    height = width = position = 0
+    position = 0
     with translated_errors():
-        for frame in clip.read(indices):
-            height, width = frame.shape[:2]
-            write(Image.fromarray(frame), (1, 1), tiles[position : position + 1])
+        for frame in clip.read(indices, size if options.fast_resize else None):
+            if options.fast_resize:
+                tiles[position] = frame
+            else:
+                write_tiles(Image.fromarray(frame), (1, 1), tiles[position : position + 1])
             repeats = indices.count(indices[position])
             tiles[position + 1 : position + repeats] = tiles[position]
             position += repeats
-    return Layout((1,) * len(indices), width, height, seconds_of(clip, indices))
+    return Layout((1,) * len(indices), *clip.shown_size, seconds_of(clip, indices))
 
 
-def whole_picture(source: BinaryIO, options: PictureOptions, allocate: Allocate) -> Layout:
+def whole_picture(source: BinaryIO, options: PictureOptions, allocate: Allocate, num_threads: int = 1) -> Layout:
     """uint8 [1, H, W, 3]: nothing cut, nothing scaled."""
     picture = open_image(source, options.exif_transpose)
     allocate((1, picture.height, picture.width, 3), np.uint8)[0] = np.asarray(picture)
     return Layout((1,), picture.width, picture.height)
 
 
-def whole_frames(source: BinaryIO, options: FramesOptions, allocate: Allocate) -> Layout:
+def whole_frames(source: BinaryIO, options: FramesOptions, allocate: Allocate, num_threads: int = 1) -> Layout:
     """uint8 [T, H, W, 3]: the sampled frames, each once, however often a short clip repeats one."""
-    clip = open_clip(source)
+    clip = open_clip(source, num_threads)
     indices = sorted(set(sample(clip, options)))
     with translated_errors():
         for position, frame in enumerate(clip.read(indices)):
@@ -83,7 +85,7 @@ def whole_frames(source: BinaryIO, options: FramesOptions, allocate: Allocate) -
     return Layout((1,) * len(indices), width, height, seconds_of(clip, indices))
 
 
-def image_views(source: BinaryIO, options: ImageViewsOptions, allocate: Allocate) -> Layout:
+def image_views(source: BinaryIO, options: ImageViewsOptions, allocate: Allocate, num_threads: int = 1) -> Layout:
     """float32 [N, 1, S, S, 3] of 0..255: the views of a picture, each a clip of one frame."""
     picture = open_image(source, options.exif_transpose)
     canvas = plan_canvas(picture.width, picture.height, options.cut)
@@ -92,10 +94,10 @@ def image_views(source: BinaryIO, options: ImageViewsOptions, allocate: Allocate
     return Layout((count,), picture.width, picture.height)
 
 
-def video_views(source: BinaryIO, options: VideoViewsOptions, allocate: Allocate) -> Layout:
+def video_views(source: BinaryIO, options: VideoViewsOptions, allocate: Allocate, num_threads: int = 1) -> Layout:
     """float32 [N, T, S, S, 3] of 0..255: the views of a clip, cut as its first sampled frame is."""
     size = options.cut.image_size
-    clip = open_clip(source)
+    clip = open_clip(source, num_threads)
     indices = sample(clip, options.frames)
     height = width = position = 0
     with translated_errors():

@@ -32,7 +32,8 @@ from workers.media.clip_rules import (
     translated_errors,
 )
 from workers.media.failures import Failure, media_error
-from workers.media.orientation import apply_display_matrix
+from workers.media.fast_resize import to_square
+from workers.media.orientation import apply_display_matrix, turned_size
 from workers.media.types import MediaKind
 
 _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot")
@@ -45,14 +46,19 @@ _NOTHING_ELSE = {"format_whitelist": "", "protocol_whitelist": "none", "codec_wh
 
 
 class VideoClip(Protocol):
-    """Frames by number. `times_s`: when each one begins, counted from the first."""
+    """Frames by number. `times_s`: when each one begins, counted from the first. `shown_size`: width and height of the
+    frame that was read last, as it is to be shown."""
 
     frame_count: int
     average_fps: float
     times_s: Sequence[float]
+    shown_size: tuple[int, int]
 
-    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
-        """RGB frames, uint8 [H, W, 3], turned as the file says, for rising `indices`; a repeated index comes once."""
+    def read(self, indices: Sequence[int], square: int | None = None) -> Iterator[np.ndarray]:
+        """RGB frames, uint8 [H, W, 3], turned as the file says, for rising `indices`; a repeated index comes once.
+
+        square: scaled to that side, both ways, by the fast filter.
+        """
         ...
 
 
@@ -62,9 +68,11 @@ class Clip:
     `frame_count` counts the packets that are there, never what a header claims. `average_fps` is the container's rate.
     """
 
-    def __init__(self, source: BinaryIO, container_format: str) -> None:
+    def __init__(self, source: BinaryIO, container_format: str, num_threads: int) -> None:
         self._source = source
         self._format = container_format
+        self._num_threads = num_threads
+        self.shown_size = (0, 0)
         with self._open() as (container, stream):
             _check_header(container, stream)
             self.frame_count, timestamps, self._keys = _index(container, stream)
@@ -82,7 +90,7 @@ class Clip:
         self._timestamps = timestamps or list(range(self.frame_count))
         self._can_seek = bool(self._keys)
 
-    def read(self, indices: Sequence[int]) -> Iterator[np.ndarray]:
+    def read(self, indices: Sequence[int], square: int | None = None) -> Iterator[np.ndarray]:
         """See `VideoClip`.
 
         Decodes on from frame to frame, and seeks only where that skips a keyframe. A seek that lands behind its frame
@@ -99,7 +107,10 @@ class Clip:
                         # Of the container, the same on all frames. Asking ties a frame to itself until the collector
                         # comes round: asked of all, they would fill the memory before that.
                         matrix = _display_matrix(frame)
-                    yield apply_display_matrix(_to_rgb(frame, converter), matrix)
+                    check_size(frame.width, frame.height)
+                    self.shown_size = turned_size(frame.width, frame.height, matrix)
+                    pixels = _to_rgb(frame, converter) if square is None else to_square(frame, square, converter)
+                    yield apply_display_matrix(pixels, matrix)
                     done += 1
             if done < len(wanted):
                 if not self._can_seek:
@@ -144,7 +155,7 @@ class Clip:
                 raise media_error(MediaKind.VIDEO, Failure.PARSE, "The file has no video that can be decoded.")
             stream = streams[0]
             stream.thread_type = "AUTO"
-            stream.codec_context.thread_count = 2
+            stream.codec_context.thread_count = self._num_threads
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             yield container, stream
 
@@ -152,11 +163,12 @@ class Clip:
 _FORMAT_NAMES = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm", "avi": "avi", "gif": "gif"}
 
 
-def open_clip(source: BinaryIO) -> VideoClip:
-    """Raises MediaError: not a readable container, too long, too large, no video in it, broken."""
+def open_clip(source: BinaryIO, num_threads: int = 1) -> VideoClip:
+    """num_threads: of the decoder. Raises MediaError: not a readable container, too long, too large, no video in it,
+    broken."""
     container_format = _sniff(source)
     with translated_errors():
-        return WebPClip(source) if container_format == "webp" else Clip(source, container_format)
+        return WebPClip(source) if container_format == "webp" else Clip(source, container_format, num_threads)
 
 
 def _sniff(source: BinaryIO) -> str:
@@ -234,7 +246,6 @@ def _rate(declared: object, frame_count: int, span_s: float) -> float:
 
 
 def _to_rgb(frame: av.VideoFrame, converter: VideoReformatter) -> np.ndarray:
-    check_size(frame.width, frame.height)
     return converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
 
 

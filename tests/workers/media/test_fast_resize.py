@@ -2,11 +2,12 @@
 
 import io
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.workers.media.clips import clip
+from tests.workers.media.clips import clip, turned
 from tests.workers.media.test_image import encode, noise
 from tests.workers.media.test_pipeline import data_url
 from workers.media.cache import MediaCache
@@ -16,8 +17,8 @@ from workers.media.guard import MediaPolicy
 from workers.media.pipeline import MediaPipeline
 from workers.media.sandbox import Sandbox
 from workers.media.tiling import count_tiles, write_tiles
-from workers.media.transforms import image_tiles
-from workers.media.types import ImageOptions, VideoOptions
+from workers.media.transforms import image_tiles, video_tiles
+from workers.media.types import ImageOptions, Layout, VideoOptions
 
 
 def photograph(width: int, height: int) -> Image.Image:
@@ -53,6 +54,55 @@ def test_noise_and_hard_edges_stay_within_the_documented_bound(grid: tuple[int, 
     for picture in (noise(200, 150), checks(200, 150)):
         off = difference(picture, grid)
         assert off.max() <= 32 and off.mean() < 2.4
+
+
+def footage(frames: list[np.ndarray], fast: bool) -> tuple[np.ndarray, Layout]:
+    """Two frames, encoded as 4:2:0 like most clips are, at 112 pixels."""
+    file, made = io.BytesIO(), []
+    with av.open(file, "w", format="mp4") as output:
+        stream = output.add_stream("libx264", rate=10, options={"preset": "ultrafast", "crf": "18"})
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode())
+    file.seek(0)
+
+    def allocate(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+        made.append(np.empty(shape, dtype))
+        return made[-1]
+
+    layout = video_tiles(file, VideoOptions(112, 2, fast_resize=fast), allocate)
+    return made[0].astype(int), layout
+
+
+def red_and_blue(width: int, height: int) -> np.ndarray:
+    squares = np.indices((height, width)).sum(0) // 9 % 2
+    return np.array([[255, 0, 0], [0, 0, 255]], np.uint8)[squares]
+
+
+@pytest.mark.parametrize("size", [(320, 180), (240, 320), (112, 112), (96, 64)])
+def test_clips_stay_within_the_documented_bounds(size: tuple[int, int]) -> None:
+    soft = [np.asarray(photograph(*size))] * 2
+    hard = [red_and_blue(*size)] * 2
+    for frames, most, mean in ((soft, 20, 2.5), (hard, 96, 20)):
+        (exact, layout), (fast, same_layout) = (footage(frames, is_fast) for is_fast in (False, True))
+        off = np.abs(exact - fast)
+        assert off.max() <= most and off.mean() < mean and layout == same_layout
+        assert (layout.width, layout.height) == size
+
+
+def test_a_turned_clip_is_turned_after_it_was_scaled() -> None:
+    content = turned(clip(num_frames=2, size=(160, 120)), 0, 1, -1, 0)
+    made: list[np.ndarray] = []
+
+    def allocate(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
+        made.append(np.empty(shape, dtype))
+        return made[-1]
+
+    layouts = [video_tiles(io.BytesIO(content), VideoOptions(56, 2, fast_resize=f), allocate) for f in (False, True)]
+    assert layouts[0] == layouts[1] and (layouts[0].width, layouts[0].height) == (120, 160)
+    assert np.abs(made[0].astype(int) - made[1]).mean() < 2.5
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (7, 1), (200, 1)])

@@ -51,6 +51,22 @@ async def test_a_picture_is_the_same_by_any_way(pipeline: MediaPipeline, origin:
     assert pipeline.cache.num_hits == 1
 
 
+async def test_a_picture_sent_again_as_base64_is_not_decoded_again(pipeline: MediaPipeline, origin: Origin) -> None:
+    content = encode(noise(84, 28), "PNG")
+    by_data = await pipeline.image(data_url(content), SMALL, PARAM)
+    assert await pipeline.image(data_url(content, "image/x-other"), SMALL, PARAM) is by_data
+    assert await pipeline.image(origin.serve("/a.png", answer(content)), SMALL, PARAM) is by_data
+    assert await pipeline.image(data_url(content), SMALL, PARAM, tenant="other") is not by_data
+    assert pipeline.metrics()["media_decoded_images_total"] == 2
+
+
+async def test_base64_that_is_none_is_named_so(pipeline: MediaPipeline) -> None:
+    for url in ("data:image/png;base64,QUI", "data:image/png,QUJD", "data:image/png;base64,é"):
+        with pytest.raises(MediaError) as failed:
+            await pipeline.image(url, SMALL, PARAM)
+        assert (failed.value.code, failed.value.param) == (ErrorCode.INVALID_BASE64_IMAGE, PARAM)
+
+
 async def test_a_clip_has_one_tile_a_frame(pipeline: MediaPipeline) -> None:
     media = await pipeline.video(data_url(clip(), "video/mp4"), VideoOptions(28, 8), "video")
     assert media.tiles.shape == (8, 28, 28, 3)
