@@ -41,13 +41,13 @@ def decode_for_gateway(data: bytes) -> ToGateway:
     return message
 
 
-def decode_for_worker(data: bytes) -> ToWorker:
+def decode_for_worker(data: bytes | memoryview) -> ToWorker:
     """A gateway's message. Raises WireError on anything else."""
     message: ToWorker = _decode(_to_worker, data)
     return message
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
+def _decode(decoder: msgspec.msgpack.Decoder[Any], data: bytes | memoryview) -> Any:
     if len(data) > MAX_MESSAGE_BYTES:
         raise WireError(f"message of {len(data)} bytes is over the limit")
     if not data or data[0] != VERSION:

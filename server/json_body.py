@@ -16,6 +16,8 @@ from schemas.errors import ErrorCode, GlimpsedError, RequestError
 
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
+LARGE_BYTES = 256 * 1024
+WINDOW_BYTES = 64 * 1024
 IDLE_S = 15.0
 MIN_BYTES_PER_S = 1024
 
@@ -29,7 +31,12 @@ async def read_json(request: Request, max_bytes: int, charge: Callable[[int], No
 
     Raises RequestError (400, 408, 413, 415), or CANCELLED when the client leaves before the end.
     """
-    return decode_json(await read_body(request, max_bytes, charge, idle_s))
+    body = await read_body(request, max_bytes, charge, idle_s)
+    value = decode_json(body)
+    if len(body) > LARGE_BYTES:
+        # Megabytes of pictures take milliseconds here, and again when the job is sent: streams get a turn in between.
+        await asyncio.sleep(0)
+    return value
 
 
 async def read_body(
@@ -108,8 +115,17 @@ def _has_too_many_values(body: bytes | bytearray) -> bool:
 
 
 def _num_separators(body: bytes | bytearray) -> int:
-    """At least the number of values in the body, less one."""
-    return body.count(b",") + body.count(b"[") + body.count(b"{")
+    """At least the number of values in the body, less one.
+
+    Looked for before they are counted: base64 has none, and to find none takes a fifth of the time of counting it.
+    """
+    windows = range(0, len(body), WINDOW_BYTES)
+    return sum(
+        body.count(mark, start, start + WINDOW_BYTES)
+        for start in windows
+        for mark in (b",", b"[", b"{")
+        if body.find(mark, start, start + WINDOW_BYTES) >= 0
+    )
 
 
 def _is_deeper(value: Any, max_depth: int) -> bool:

@@ -1,8 +1,9 @@
 """Where a job's beginning was last computed: a conversation's next turn finds its keys and values at that worker.
 
 A gateway has no tokenizer. It knows a beginning by a digest over tenant, salt, tools and the messages so far, part by
-part, a picture by its URL. Only digests are kept, and no more than so many of them; contents never. All of it is a
-hint: a wrong one costs a worker a computation that it might have spared, and nothing else.
+part, a picture by its URL, or by a sample of it where it holds the picture. Only digests are kept, and no more than so
+many of them; contents never. All of it is a hint: a wrong one costs a worker a computation that it might have spared,
+and nothing else.
 """
 
 import hashlib
@@ -24,6 +25,8 @@ MIN_CHARS = 256
 while every worker has that, and to follow it would lead all conversations to one of them."""
 PIECE_CHARS = 1024
 """A bare prompt has no parts: it is cut into pieces of so many characters."""
+SAMPLED_CHARS = 4096
+"""Of a longer URL: to read the megabytes of a picture would hold up all streams."""
 CHARS_PER_TOKEN = 4
 DIGEST_BYTES = 16
 
@@ -135,6 +138,11 @@ def _message_pieces(message: Message) -> Iterator[_Piece]:
             yield ("text", part.text), 0 if is_system else len(part.text)
         else:
             # Where it stood in the client's body is no part of what it is.
-            yield (type(part).__name__, part.url, getattr(part, "detail", "")), MIN_CHARS
+            yield (type(part).__name__, _sample(part.url), getattr(part, "detail", "")), MIN_CHARS
     for call in message.tool_calls:
         yield ("call", call.name, call.arguments), len(call.arguments)
+
+
+def _sample(url: str) -> tuple[int, str]:
+    """Tells pictures from each other as well as a hint must."""
+    return len(url), url[:: max(1, len(url) // SAMPLED_CHARS)]

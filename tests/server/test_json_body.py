@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import Request
 
 from schemas.errors import ErrorCode, GlimpsedError
-from server.json_body import MAX_DEPTH, MAX_VALUES, decode_json, read_json
+from server.json_body import LARGE_BYTES, MAX_DEPTH, MAX_VALUES, WINDOW_BYTES, decode_json, read_json
 from tests.fakes.memory_queue import MemoryQueue, tell
 from tests.server.serving import CHAT, client_of
 
@@ -32,6 +32,22 @@ def request(*pieces: bytes, headers: dict[str, str] | None = None, stalls: bool 
     all_headers = {"content-type": "application/json"} | (headers or {})
     raw = [(name.encode(), value.encode()) for name, value in all_headers.items()]
     return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
+
+
+def test_values_are_counted_wherever_they_stand_between_pictures() -> None:
+    picture = b'"' + b"QUJD" * (WINDOW_BYTES // 2) + b'"'
+    few = b",".join([picture, b"[1]", picture, b"{}", picture])
+    assert len(decode_json(b"[" + few + b"]")) == 5
+    with pytest.raises(GlimpsedError, match="values"):
+        decode_json(b"[" + few + b",1" * MAX_VALUES + b"]")
+
+
+async def test_others_get_a_turn_between_a_large_body_and_what_follows() -> None:
+    turns: list[str] = []
+    body = b'["' + b"A" * LARGE_BYTES + b'"]'
+    asyncio.get_running_loop().call_soon(turns.append, "another's")
+    await read_json(request(body), MIB, take)
+    assert turns == ["another's"]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from schemas.control import ModelCard
 from schemas.jobs import Job
-from workers.backends.cpu import keep_freed_memory, set_threads
+from workers.backends.cpu import keep_freed_memory, set_threads, share_interpreter
 from workers.backends.native import NativeBackend
 from workers.backends.open import free_bytes, open_backend, pick_device
 from workers.backends.sizing import Asked, size_engine
@@ -74,6 +74,7 @@ async def open_handler(settings: WorkerSettings) -> JobHandler:
 
 
 async def _open(settings: WorkerSettings) -> ChatHandler:
+    share_interpreter()
     folder = await asyncio.to_thread(resolve_checkpoint, settings.model)
     config = read_config(folder)
     architecture = resolve_architecture(config)

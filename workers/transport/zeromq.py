@@ -56,7 +56,8 @@ class ZeroMQSource:
         """See JobSource."""
         while (socket := self._socket) is not None:
             try:
-                frames = await socket.recv_multipart()
+                # Not copied: a job with pictures is megabytes.
+                frames = [frame.buffer for frame in await socket.recv_multipart(copy=False)]
             except asyncio.CancelledError:
                 # Closing the socket cancels what waits for it; that is the end of the stream and not of this task.
                 if self._socket is None and not _is_cancelled():

@@ -1,5 +1,8 @@
 """Which beginnings a job has, and which worker is chosen for them."""
 
+import random
+from string import ascii_letters
+
 import msgspec
 import pytest
 
@@ -71,6 +74,15 @@ def test_a_picture_is_worth_finding_again_and_a_short_text_or_what_the_system_sa
     assert len(beginnings(talk(message("user", IMAGE)))) == 1
     assert beginnings(talk(message("user", "hi"))) == ()
     assert beginnings(talk(message("system", LONG), message("user", "hi"))) == ()
+
+
+def test_of_a_picture_in_the_body_a_sample_is_looked_at() -> None:
+    def shown(url: str) -> tuple[bytes, ...]:
+        return beginnings(talk(message("user", ImagePart(url=url, param="p"))))
+
+    url = "data:image/png;base64," + "".join(random.Random(0).choices(ascii_letters, k=100_000))
+    assert shown(url) == shown(str(url)) and len(shown(url)) == 1
+    assert len({shown(url), shown(url + "A"), shown(url.replace("B", "C")), shown(url[:5000])}) == 4
 
 
 def test_a_picture_with_another_question_shares_the_beginning_up_to_the_picture() -> None:
