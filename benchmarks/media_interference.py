@@ -2,24 +2,32 @@
 
     python -m benchmarks.media_interference [--streams 4] [--requests 3]
 
-Text streams run all the time; requests with media come one after another. Time between tokens is compared: of the
-streams alone, and of those of their tokens that came while a request with media was being prepared or answered.
+Text streams run all the time; requests with media come one after another, from a process of their own: a client that
+sends megabytes itself does not see its tokens in time. Time between tokens is compared: of the streams alone, and of
+those of their tokens that came while a request with media was being sent, prepared or answered.
 """
 
 import argparse
 import asyncio
 import base64
+import http.client
+import json
+import multiprocessing
+import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
 from benchmarks.daemon import Daemon, serve
 from benchmarks.report import write_report
 from benchmarks.sample_media import moving_clip, photograph
-from server.loadgen import ask, chat_body, percentile
+from server.loadgen import chat_body, percentile
 
 MODEL = "glimpsed-demo"
 ALONE_S = 8.0
@@ -56,35 +64,60 @@ def main() -> None:
     }
     rows: list[tuple[object, ...]] = []
     for name, requests in kinds.items():
-        with serve(["--max-body-size", "128MiB"]) as daemon:
-            rows += asyncio.run(measure(daemon, name, requests, asked.streams))
-    notes = f"The built-in demo model, {asked.streams} text streams. Media differ from request to request."
+        with serve(["--max-body-size", "128MiB"]) as daemon, tempfile.TemporaryDirectory() as folder:
+            files = [Path(folder) / str(number) for number in range(len(requests))]
+            for file, parts in zip(files, requests, strict=True):
+                file.write_bytes(_body(parts, 2, f"Request {file.name}."))
+            post(daemon.base_url, _body(requests[0][:1], 2))
+            rows += asyncio.run(measure(daemon, name, files, asked.streams))
+    notes = (
+        f"The built-in demo model, {asked.streams} text streams. Media differ from request to request, and are sent as "
+        "data URLs by another process than the one that reads the streams."
+    )
     header = ["while running", "p50 ms", "p99 ms", "p99 over alone", "longest ms", "tokens", "answered in s"]
     write_report("media_interference", "Text streams beside media", notes, header, rows)
 
 
-async def measure(daemon: Daemon, name: str, requests: Sequence[list[dict[str, Any]]], num_streams: int) -> list[Any]:
-    """Rows for the streams alone and beside these requests."""
+async def measure(daemon: Daemon, name: str, bodies: Sequence[Path], num_streams: int) -> list[Any]:
+    """Rows for the streams alone and beside the requests with these bodies."""
     watched = Watched()
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=daemon.base_url, timeout=600, limits=limits) as client:
-        await ask(client, _body(requests[0][:1], 2))
-        streams = [asyncio.create_task(_stream(client, number, watched)) for number in range(num_streams)]
-        await asyncio.sleep(1.0)
-        alone = (time.perf_counter(), time.perf_counter() + ALONE_S)
-        await asyncio.sleep(ALONE_S + PAUSE_S)
-        for number, parts in enumerate(requests):
-            begin = time.perf_counter()
-            answer = await ask(client, _body(parts, 2, f"Request {number}."))
-            assert answer.error is None, answer.error
-            watched.spans.append((begin, time.perf_counter()))
-            await asyncio.sleep(PAUSE_S)
-        for stream in streams:
-            stream.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
+    loop = asyncio.get_running_loop()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as sender:
+        async with httpx.AsyncClient(base_url=daemon.base_url, timeout=600, limits=limits) as client:
+            await loop.run_in_executor(sender, time.perf_counter)  # it is there before anything is measured
+            streams = [asyncio.create_task(_stream(client, number, watched)) for number in range(num_streams)]
+            await asyncio.sleep(1.0)
+            alone = (time.perf_counter(), time.perf_counter() + ALONE_S)
+            await asyncio.sleep(ALONE_S + PAUSE_S)
+            for body in bodies:
+                watched.spans.append(await loop.run_in_executor(sender, post_file, daemon.base_url, body))
+                await asyncio.sleep(PAUSE_S)
+            for stream in streams:
+                stream.cancel()
+            await asyncio.gather(*streams, return_exceptions=True)
     quiet, busy = watched.gaps_s([alone]), watched.gaps_s(watched.spans)
     taken_s = sum(end - begin for begin, end in watched.spans) / len(watched.spans)
     return [_row("nothing else", quiet, quiet, ""), _row(name, busy, quiet, taken_s)]
+
+
+def post_file(base_url: str, body: Path) -> tuple[float, float]:
+    """Send a request; when it began and when its answer was whole. Raises AssertionError where that is an error."""
+    content = body.read_bytes()
+    begin = time.perf_counter()
+    post(base_url, content)
+    return begin, time.perf_counter()
+
+
+def post(base_url: str, body: bytes) -> None:
+    """Send a request and read its answer. The plainest client, as it takes part of the same cores."""
+    url = urlsplit(base_url)
+    connection = http.client.HTTPConnection(url.netloc, timeout=600)
+    connection.request("POST", f"{url.path}/chat/completions", body, _JSON)
+    reply = connection.getresponse()
+    answer = reply.read()
+    connection.close()
+    assert reply.status == 200 and json.loads(answer)["usage"]["completion_tokens"] == 2, answer[:300]
 
 
 async def _stream(client: httpx.AsyncClient, number: int, watched: Watched) -> None:
@@ -92,7 +125,7 @@ async def _stream(client: httpx.AsyncClient, number: int, watched: Watched) -> N
     moments: list[float] = []
     watched.tokens.append(moments)
     text = [{"type": "text", "text": f"Stream {number}: tell me a long story."}]
-    body = _body(text, STREAM_TOKENS, "")
+    body = _body(text, STREAM_TOKENS, "", is_streamed=True)
     while True:
         async with client.stream("POST", "/chat/completions", content=body, headers=_JSON) as reply:
             async for line in reply.aiter_lines():
@@ -105,10 +138,12 @@ async def _stream(client: httpx.AsyncClient, number: int, watched: Watched) -> N
 _JSON = {"content-type": "application/json"}
 
 
-def _body(parts: Sequence[dict[str, Any]], num_tokens: int, text: str = "What is this?") -> bytes:
+def _body(
+    parts: Sequence[dict[str, Any]], num_tokens: int, text: str = "What is this?", *, is_streamed: bool = False
+) -> bytes:
     content = [*parts, {"type": "text", "text": text}] if text else list(parts)
     extra = {"ignore_eos": True, "media_io_kwargs": {"video": {"num_frames": 64}}}
-    return chat_body([{"role": "user", "content": content}], MODEL, num_tokens, extra)
+    return chat_body([{"role": "user", "content": content}], MODEL, num_tokens, extra, is_streamed=is_streamed)
 
 
 def _part(kind: str, subtype: str, content: bytes) -> dict[str, Any]:
