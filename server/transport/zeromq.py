@@ -34,6 +34,9 @@ STOOD_STILL_S = 1.0
 """A turn of the loop that took longer means that this process was stopped or starved."""
 FRAMES_PER_TURN = 2048
 """What is taken before the streams get their turn: few enough that none of them is behind its bound by then."""
+MIN_SHARED_BYTES = 1 << 18
+"""From here on a frame is not copied for the socket: with megabytes of pictures in it, all streams would wait for that.
+"""
 MAX_IPC_PATH_BYTES = 107
 _EVENTS = (Delta, Accepted, Finished, Failed)
 """Those that come most often in front, as it is asked of every frame."""
@@ -228,7 +231,8 @@ class ZeroMQQueue:
         if self._socket is None:
             return True
         try:
-            self._socket.send_multipart([worker_id.encode("ascii"), frame], zmq.NOBLOCK)
+            is_copied = len(frame) < MIN_SHARED_BYTES
+            self._socket.send_multipart([worker_id.encode("ascii"), frame], zmq.NOBLOCK, copy=is_copied)
         except zmq.ZMQError as error:
             # No route (its connection is gone) or no room (it stopped reading): either way it will not get this.
             log.warning("cannot reach worker %s: %s", worker_id, error)
