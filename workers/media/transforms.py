@@ -1,8 +1,8 @@
 """Options class -> the pure function that turns a file into pixels. The decode process runs nothing else.
 
 A transform reads `source`, asks `allocate` once for the array it fills, and returns the layout. It must not keep the
-array. `num_threads` is for a clip's decoder and changes no pixel. A new family's preprocessing is one more function here
-and one more options class in `types`.
+array. `num_threads` is for a clip's decoder and changes no pixel. A new family's preprocessing is one more function
+here and one more options class in `types`.
 """
 
 from collections.abc import Callable, Sequence
