@@ -94,12 +94,31 @@ class MediaError(GlimpsedError):
     """A picture or clip could not be fetched, decoded or accepted."""
 
 
+class TooMuch(StrEnum):
+    """What there is too much of; for metrics, finer than the code that a client is told."""
+
+    QUEUE = "queue_full"
+    QUEUE_TOKENS = "queue_tokens"
+    QUEUE_TIME = "queue_time"
+    IN_FLIGHT = "in_flight"
+    BYTES_IN_FLIGHT = "bytes_in_flight"
+    REQUESTS_PER_MINUTE = "requests_per_minute"
+    TOKENS_PER_MINUTE = "tokens_per_minute"
+    CONCURRENCY = "concurrency"
+    BATCHES = "batches"
+
+
+_OF_KEY = {TooMuch.REQUESTS_PER_MINUTE, TooMuch.TOKENS_PER_MINUTE, TooMuch.CONCURRENCY, TooMuch.BATCHES}
+"""What one key may have only so much of; the rest is bounded for all clients together."""
+
+
 class Overloaded(GlimpsedError):
     """Too much is waiting already; `retry_after_s` is the server's estimate of when there is room again."""
 
-    def __init__(self, message: str, retry_after_s: float, code: ErrorCode = ErrorCode.QUEUE_FULL) -> None:
-        super().__init__(code, message)
+    def __init__(self, message: str, retry_after_s: float, what: TooMuch = TooMuch.QUEUE) -> None:
+        super().__init__(ErrorCode.RATE_LIMIT_EXCEEDED if what in _OF_KEY else ErrorCode.QUEUE_FULL, message)
         self.retry_after_s = retry_after_s
+        self.what = what
 
 
 class Unavailable(GlimpsedError):

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from schemas.errors import ErrorCode, Overloaded
+from schemas.errors import Overloaded, TooMuch
 
 MAX_RETRY_AFTER_S = 60.0
 MIN_RETRY_AFTER_S = 1.0
@@ -50,11 +50,11 @@ class Admission:
     def place(self, tenant: str) -> Iterator[Place]:
         """Hold a place while a request is served. Raises Overloaded."""
         if self.in_flight >= self._max_in_flight:
-            raise self._overloaded("Too many requests are in flight; try again later.")
+            raise self._overloaded("Too many requests are in flight; try again later.", TooMuch.IN_FLIGHT)
         most = self._max_of(tenant)
         if most is not None and self._per_tenant[tenant] >= most:
             message = "Too many requests with this key are in flight; try again later."
-            raise self._overloaded(message, ErrorCode.RATE_LIMIT_EXCEEDED)
+            raise self._overloaded(message, TooMuch.CONCURRENCY)
         self._per_tenant[tenant] += 1
         start_s = self._clock()
         try:
@@ -78,12 +78,13 @@ class Admission:
     def charge(self, size_bytes: int) -> None:
         """Count bytes that a place holds. Raises Overloaded."""
         if self._size_bytes + size_bytes > self._max_bytes:
-            raise self._overloaded("Too many bytes of requests are in flight; try again later.")
+            message = "Too many bytes of requests are in flight; try again later."
+            raise self._overloaded(message, TooMuch.BYTES_IN_FLIGHT)
         self._size_bytes += size_bytes
 
     def retry_after_s(self) -> float:
         """The estimate for a client that was refused, 1..60 s."""
         return min(max(self._mean_s, MIN_RETRY_AFTER_S), MAX_RETRY_AFTER_S)
 
-    def _overloaded(self, message: str, code: ErrorCode = ErrorCode.QUEUE_FULL) -> Overloaded:
-        return Overloaded(message, self.retry_after_s(), code)
+    def _overloaded(self, message: str, what: TooMuch) -> Overloaded:
+        return Overloaded(message, self.retry_after_s(), what)

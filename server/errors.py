@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from schemas.errors import ErrorCode, GlimpsedError, Overloaded, RequestError, Unavailable
+from schemas.errors import ErrorCode, GlimpsedError, Overloaded, RequestError, TooMuch, Unavailable
 from schemas.events import Failed
 
 BAD_REQUEST = (400, "invalid_request_error")
@@ -71,6 +71,15 @@ _CLOSING = {ErrorCode.REQUEST_TIMEOUT, ErrorCode.REQUEST_TOO_LARGE}
 """Answers given while the client may still be sending: the connection cannot be used again."""
 
 
+REASONS = frozenset(map(str, (*(set(ErrorCode) - {ErrorCode.RATE_LIMIT_EXCEEDED}), *TooMuch)))
+"""Why requests end with an error, as metrics count it: codes, those of an overload told apart."""
+
+
+def note_failure(scope: Scope, error: GlimpsedError) -> None:
+    """Remember why a request ends with an error, for what counts requests."""
+    scope.setdefault("state", {})["failure"] = str(error.what if isinstance(error, Overloaded) else error.code)
+
+
 def error_body(error: GlimpsedError) -> bytes:
     """OpenAI's error object as JSON."""
     _, kind = ANSWERS.get(error.code, BAD_REQUEST)
@@ -103,6 +112,7 @@ class ErrorResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, on the path of the request."""
+        note_failure(scope, self._error)
         if scope["type"] == "http" and is_anthropic(scope["path"]):
             status, _ = _anthropic_answer(self._error.code)
             body = anthropic_error_body(self._error)

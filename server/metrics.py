@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from schemas.events import Accepted, Delta, Event, Finished
+from server.errors import REASONS
 from server.fleet import Fleet
 from server.transport.base import WorkerInfo
 
@@ -22,12 +23,18 @@ _METRIC_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,100}")
 
 
 class HttpMetrics:
-    """Requests by route and status. The route is the pattern that matched, so that paths cannot grow the series."""
+    """Requests by route and status, and why they failed. The route is the pattern that matched, so that paths cannot
+    grow the series."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
             "glimpsed_requests_total", "HTTP requests answered.", ("route", "status"), registry=registry
         )
+        self.errors = Counter(
+            "glimpsed_request_errors_total", "Requests that ended with an error.", ("reason",), registry=registry
+        )
+        for reason in sorted(REASONS):
+            self.errors.labels(reason)  # From 0 on: the first of a kind is seen as an increase.
         self.in_flight = Gauge("glimpsed_http_in_flight", "HTTP requests being answered.", registry=registry)
 
 

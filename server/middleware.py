@@ -69,6 +69,8 @@ class RequestMiddleware:
                 await error_response(internal_error())(scope, receive, send_with_headers)
         finally:
             self._metrics.requests.labels(_route(scope), str(status or 499)).inc()
+            if "failure" in scope.get("state", {}):
+                self._metrics.errors.labels(scope["state"]["failure"]).inc()
             # Probes and floods of wrong keys would drown the log.
             level = logging.DEBUG if scope["path"] in OPEN_PATHS or status == 401 else logging.INFO
             key_name = scope.get("state", {}).get("key_name")

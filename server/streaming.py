@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from schemas.errors import GlimpsedError
 from schemas.events import Event, Finished
 from schemas.jobs import ChatJob
+from server.errors import note_failure
 from server.inflight import Inflight
 from server.job_stream import JobStream
 
@@ -93,9 +94,9 @@ class ChatStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
                 # A client that is gone or does not read is not told; leaving cancels the job.
                 with suppress(OSError, TimeoutError):
-                    await self._write(stream, events, send)
+                    await self._write(stream, events, scope, send)
 
-    async def _write(self, stream: JobStream, events: list[Event], send: Send) -> None:
+    async def _write(self, stream: JobStream, events: list[Event], scope: Scope, send: Send) -> None:
         try:
             while True:
                 frames = b"".join(frame for event in events for frame in self._writer.frames(event))
@@ -106,6 +107,7 @@ class ChatStream(Response):
                     return
                 events = await stream.take(self._patience.keep_alive_s)
         except GlimpsedError as error:
+            note_failure(scope, error)
             await send_in_time(send, self._writer.failure(error), self._patience.stall_s, is_last=True)
 
 

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from schemas.errors import ErrorCode, Overloaded, RequestError
+from schemas.errors import ErrorCode, Overloaded, RequestError, TooMuch
 from server.batches import records
 from server.batches.check import InputCheck, InputChecker
 from server.batches.lines import LineRunner
@@ -105,7 +105,7 @@ class BatchWork:
 def _insert(db: sqlite3.Connection, batch: BatchRecord, max_batches: int) -> None:
     if not records.make_room(db, batch.tenant, max_batches):
         message = f"There are {max_batches} batches already that have not ended; try again later."
-        raise Overloaded(message, FULL_RETRY_S, ErrorCode.RATE_LIMIT_EXCEEDED)
+        raise Overloaded(message, FULL_RETRY_S, TooMuch.BATCHES)
     if db.execute("SELECT 1 FROM files WHERE id = ?", (batch.input_file_id,)).fetchone() is None:
         raise RequestError(ErrorCode.NOT_FOUND, "There is no such file.", "input_file_id")
     records.insert(db, batch)

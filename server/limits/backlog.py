@@ -7,7 +7,7 @@ itself bounds the number of requests; this bounds what they weigh.
 from collections import Counter, deque
 from collections.abc import Callable
 
-from schemas.errors import Overloaded
+from schemas.errors import Overloaded, TooMuch
 
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
@@ -39,7 +39,7 @@ class Backlog:
         waiting = self.num_tokens
         if waiting and waiting + num_tokens > self._max_tokens:
             message = f"About {waiting} tokens already wait for the model '{self._model}'; try again later."
-            raise Overloaded(message, self.retry_after_s(num_tokens))
+            raise Overloaded(message, self.retry_after_s(num_tokens), TooMuch.QUEUE_TOKENS)
         if not waiting:
             self._since_s = self._clock()
         self._waiting[priority] += num_tokens

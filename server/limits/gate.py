@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from schemas.errors import Overloaded
+from schemas.errors import Overloaded, TooMuch
 from schemas.events import Accepted
 from schemas.jobs import Job
 from server.limits.backlog import Backlog, bounded
@@ -85,7 +85,7 @@ class Gate:
                 f"The model '{job.model}' would not get to this request within its {job.timeout_s:.0f} s; "
                 "try again later."
             )
-            raise Overloaded(message, bounded(wait_s - SHARE_OF_TIME * left_s))
+            raise Overloaded(message, bounded(wait_s - SHARE_OF_TIME * left_s), TooMuch.QUEUE_TIME)
 
     def settle(self, job: Job, reserved: int, used: int) -> None:
         """A job has ended and cost so many tokens."""

@@ -6,7 +6,7 @@ it has ended. A request that turned out dearer leaves a debt that later ones wai
 
 from collections.abc import Callable
 
-from schemas.errors import ErrorCode, Overloaded
+from schemas.errors import Overloaded, TooMuch
 from server.limits.bucket import TokenBucket
 from server.limits.key_limits import KeyLimits
 
@@ -105,4 +105,4 @@ def format_duration(seconds: float) -> str:
 
 def _too_many(what: str, per_minute: int, wait_s: float) -> Overloaded:
     message = f"Rate limit reached: {per_minute} {what} a minute with this key; try again in {format_duration(wait_s)}."
-    return Overloaded(message, wait_s, ErrorCode.RATE_LIMIT_EXCEEDED)
+    return Overloaded(message, wait_s, TooMuch(f"{what}_per_minute"))

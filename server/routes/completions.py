@@ -15,7 +15,7 @@ from schemas.openai.generation import StreamOptions
 from server.admission import Admission
 from server.chat_frames import KEEP_ALIVE
 from server.completion_frames import CompletionWriter
-from server.errors import error_body
+from server.errors import error_body, note_failure
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.job_stream import JobStream
@@ -91,9 +91,9 @@ class CompletionStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
                 # A client that is gone or does not read is not told; leaving cancels the jobs.
                 with suppress(OSError, TimeoutError):
-                    await self._write(streams, first, send)
+                    await self._write(streams, first, scope, send)
 
-    async def _write(self, streams: list[JobStream], first: list[Tagged], send: Send) -> None:
+    async def _write(self, streams: list[JobStream], first: list[Tagged], scope: Scope, send: Send) -> None:
         stall_s = self._patience.stall_s
         try:
             await send_in_time(send, b"".join(self._writer.frames(first)), stall_s)
@@ -102,4 +102,5 @@ class CompletionStream(Response):
                 await send_in_time(send, body, stall_s)
             await send_in_time(send, b"".join(self._writer.last_frames()), stall_s, is_last=True)
         except GlimpsedError as error:
+            note_failure(scope, error)
             await send_in_time(send, b"data: " + error_body(error) + b"\n\n", stall_s, is_last=True)
