@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from schemas.errors import GlimpsedError
 from schemas.events import Event, Finished
 from schemas.jobs import ChatJob
+from server.body_writer import BodyWriter
 from server.errors import note_failure
 from server.inflight import Inflight
 from server.job_stream import JobStream
@@ -97,18 +98,18 @@ class ChatStream(Response):
                     await self._write(stream, events, scope, send)
 
     async def _write(self, stream: JobStream, events: list[Event], scope: Scope, send: Send) -> None:
-        try:
-            while True:
-                frames = b"".join(frame for event in events for frame in self._writer.frames(event))
-                is_last = bool(events) and isinstance(events[-1], Finished)
-                body = frames if events else self._writer.keep_alive()
-                await send_in_time(send, body, self._patience.stall_s, is_last)
-                if is_last:
-                    return
-                events = await stream.take(self._patience.keep_alive_s)
-        except GlimpsedError as error:
-            note_failure(scope, error)
-            await send_in_time(send, self._writer.failure(error), self._patience.stall_s, is_last=True)
+        async with BodyWriter(send, self._patience.stall_s) as body:
+            try:
+                while not (events and isinstance(events[-1], Finished)):
+                    await body.write(self._frames(events) if events else self._writer.keep_alive())
+                    events = await stream.take(self._patience.keep_alive_s)
+                await body.write(self._frames(events), is_last=True)
+            except GlimpsedError as error:
+                note_failure(scope, error)
+                await body.write(self._writer.failure(error), is_last=True)
+
+    def _frames(self, events: list[Event]) -> bytes:
+        return b"".join([frame for event in events for frame in self._writer.frames(event)])
 
 
 async def all_events(stream: JobStream) -> AsyncIterator[Event]:
@@ -118,10 +119,3 @@ async def all_events(stream: JobStream) -> AsyncIterator[Event]:
             yield event
             if isinstance(event, Finished):
                 return
-
-
-async def send_in_time(send: Send, body: bytes, stall_s: float, is_last: bool = False) -> None:
-    """Send a piece of a body. Raises TimeoutError when the client does not read for `stall_s`."""
-    if body:
-        async with asyncio.timeout(stall_s):
-            await send({"type": "http.response.body", "body": body, "more_body": not is_last})

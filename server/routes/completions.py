@@ -13,6 +13,7 @@ from schemas.jobs import CompletionJob
 from schemas.openai.completion import parse_completion_request
 from schemas.openai.generation import StreamOptions
 from server.admission import Admission
+from server.body_writer import BodyWriter
 from server.chat_frames import KEEP_ALIVE
 from server.completion_frames import CompletionWriter
 from server.errors import error_body, note_failure
@@ -22,7 +23,7 @@ from server.job_stream import JobStream
 from server.json_body import read_json
 from server.limits.deadline import asked_timeout_s, within
 from server.merge import Tagged, open_all, take_first, take_rest
-from server.streaming import HEADERS, Patience, cancel_on_disconnect, send_in_time
+from server.streaming import HEADERS, Patience, cancel_on_disconnect
 from server.submit import JobMaker
 
 
@@ -94,13 +95,12 @@ class CompletionStream(Response):
                     await self._write(streams, first, scope, send)
 
     async def _write(self, streams: list[JobStream], first: list[Tagged], scope: Scope, send: Send) -> None:
-        stall_s = self._patience.stall_s
-        try:
-            await send_in_time(send, b"".join(self._writer.frames(first)), stall_s)
-            async for tagged in take_rest(streams, first, self._patience.keep_alive_s):
-                body = b"".join(self._writer.frames(tagged)) if tagged else KEEP_ALIVE
-                await send_in_time(send, body, stall_s)
-            await send_in_time(send, b"".join(self._writer.last_frames()), stall_s, is_last=True)
-        except GlimpsedError as error:
-            note_failure(scope, error)
-            await send_in_time(send, b"data: " + error_body(error) + b"\n\n", stall_s, is_last=True)
+        async with BodyWriter(send, self._patience.stall_s) as body:
+            try:
+                await body.write(b"".join(self._writer.frames(first)))
+                async for tagged in take_rest(streams, first, self._patience.keep_alive_s):
+                    await body.write(b"".join(self._writer.frames(tagged)) if tagged else KEEP_ALIVE)
+                await body.write(b"".join(self._writer.last_frames()), is_last=True)
+            except GlimpsedError as error:
+                note_failure(scope, error)
+                await body.write(b"data: " + error_body(error) + b"\n\n", is_last=True)
