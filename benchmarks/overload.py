@@ -1,11 +1,11 @@
 """What is left of a server of which more is asked than it can do: answers in time, refusals, what its clients are told.
 
-    python -m benchmarks.overload [--loads 1 3 6] [--seconds 30] [--deadline 6]
+    python -m benchmarks.overload [--loads 1 3 6] [--seconds 30] [--deadline 10]
 
-The gateway, its queue and its worker processes are the product; the engine is null_worker.py, whose answers take a
-second each and no computing, so that what it can do is known: its seats, a second. Requests come as strangers' do, at
-random and whether or not earlier ones were answered, and each gives its answer a deadline (`x-request-timeout`). Exits
-with 1 where a client was told nothing in time.
+The gateway, its queue and its worker processes are the product; the engine is null_worker.py, whose answers take two
+seconds each and no computing, so that what it can do is known: half its seats, a second. Requests come as those of
+strangers do, at random and whether or not earlier ones were answered, and each sets a deadline (`x-request-timeout`).
+Exits with 1 where a client was told nothing in time.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from server.loadgen import percentile
 
 MODEL = "null"
 NUM_WORKERS = 2
-MAX_NUM_SEQS = 16
+MAX_NUM_SEQS = 8
 SEATS = NUM_WORKERS * (MAX_NUM_SEQS + 2)
 """Jobs that run at a time: what a worker of so many sequences holds, see workers/settings.py."""
-NUM_TOKENS, TOKEN_S = 4, 0.25
+NUM_TOKENS, TOKEN_S = 4, 0.5
 ANSWER_S = NUM_TOKENS * TOKEN_S
 GRACE_S = 1.0
 """How long behind its deadline a client may hear of it, on a machine that has all of this to compute."""
@@ -58,7 +58,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--loads", type=float, nargs="+", default=[1.0, 3.0, 6.0], help="multiples of what it can do")
     parser.add_argument("--seconds", type=float, default=30.0, help="of asking, at each load")
-    parser.add_argument("--deadline", type=float, default=6.0, help="seconds that a request may take")
+    parser.add_argument("--deadline", type=float, default=10.0, help="seconds that a request may take")
     asked = parser.parse_args()
     arguments = [f"{MODEL}={TOKEN_S}", "--workers-per-model", str(NUM_WORKERS), "--max-num-seqs", str(MAX_NUM_SEQS)]
     with serve(arguments, "benchmarks.null_daemon") as daemon:
