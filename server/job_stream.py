@@ -67,17 +67,26 @@ class JobStream:
         """Seconds until the deadline, not negative."""
         return max(0.0, self.deadline_s - self._clock())
 
-    async def take(self, patience_s: float | None = None) -> list[Event]:
-        """What has come since the last call, at least one event; none if nothing comes for `patience_s`.
+    async def take(self) -> list[Event]:
+        """What has come since the last call, at least one event; none if it was nudged while it waited.
 
         After Finished, do not call again. Raises the error with which the job ended, once all events are taken.
         """
         if not self._waiting and self._failure is None:
-            await self._wait_for_news(patience_s)
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
         events, self._waiting = self._waiting, []
         if not events and self._failure is not None:
             raise self._failure
         return events
+
+    def nudge(self) -> None:
+        """Make `take` return, if it waits."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def continues_with(self, event: Event) -> bool:
         """Whether an event of this epoch follows on what is there."""
@@ -112,14 +121,14 @@ class JobStream:
                 self.fail(from_event(event))
                 return
         self._waiting.append(event)
-        self._wake()
+        self.nudge()
 
     def fail(self, error: GlimpsedError) -> None:
         """End the stream with an error; the first end counts."""
         if not self.is_over:
             self.is_over = True
             self._failure = error
-            self._wake()
+            self.nudge()
 
     def begin_next_epoch(self) -> None:
         """Make the job one that goes on where this one stands, for another worker."""
@@ -132,22 +141,6 @@ class JobStream:
         if self._media_digests:
             self.job = msgspec.structs.replace(self.job, media_digests=self._media_digests)
         self.next_seq = 0
-
-    async def _wait_for_news(self, patience_s: float | None) -> None:
-        # By hand, as asyncio.timeout would be half of what a chunk costs here.
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = loop.call_later(patience_s, self._wake) if patience_s is not None else None
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-            if timer is not None:
-                timer.cancel()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def overdue(self, is_served: bool) -> DeadlineExceeded:
         """The error of a job whose time is over."""

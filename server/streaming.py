@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from schemas.errors import GlimpsedError
 from schemas.events import Event, Finished
 from schemas.jobs import ChatJob
+from server.alarm import Alarm
 from server.body_writer import BodyWriter
 from server.errors import note_failure
 from server.inflight import Inflight
@@ -95,14 +96,17 @@ class ChatStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
                 # A client that is gone or does not read is not told; leaving cancels the job.
                 with suppress(OSError, TimeoutError):
-                    await self._write(stream, events, scope, send)
+                    # In a task of its own: a chunk then wakes this alone, and not through every layer round it.
+                    await asyncio.create_task(self._write(stream, events, scope, send))
 
     async def _write(self, stream: JobStream, events: list[Event], scope: Scope, send: Send) -> None:
         async with BodyWriter(send, self._patience.stall_s) as body:
             try:
-                while not (events and isinstance(events[-1], Finished)):
-                    await body.write(self._frames(events) if events else self._writer.keep_alive())
-                    events = await stream.take(self._patience.keep_alive_s)
+                with Alarm(self._patience.keep_alive_s, stream.nudge) as silence:
+                    while not (events and isinstance(events[-1], Finished)):
+                        await body.write(self._frames(events) if events else self._writer.keep_alive())
+                        silence.set()
+                        events = await stream.take()
                 await body.write(self._frames(events), is_last=True)
             except GlimpsedError as error:
                 note_failure(scope, error)

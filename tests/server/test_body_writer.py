@@ -7,22 +7,14 @@ import pytest
 from starlette.types import Message
 
 from server.body_writer import BodyWriter
+from tests.fakes.loop_clock import hold_clock, turns
 
 STALL_S = 30.0
 
 
 @pytest.fixture
 async def advance(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Moves the loop's clock on, which stands still otherwise."""
-    loop = asyncio.get_running_loop()
-    now_s = loop.time()
-
-    def by(seconds: float) -> None:
-        nonlocal now_s
-        now_s += seconds
-
-    monkeypatch.setattr(loop, "time", lambda: now_s)
-    return by
+    return hold_clock(monkeypatch)
 
 
 class Client:
@@ -39,11 +31,6 @@ class Client:
 
     def read(self) -> None:
         self._reads.set()
-
-
-async def turns() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
 
 
 async def write_all(client: Client, *pieces: bytes) -> None:
