@@ -27,6 +27,9 @@ MAX_CONNECTIONS = 16
 MIN_BACKOFF_S = 0.05
 MAX_BACKOFF_S = 1.0
 ENTRIES_PER_READ = 256
+MAILBOX_LEASES = 1.6
+"""How many leases a mailbox outlives its owner. An owner that only stood still for one must not lose what lies in it:
+all its jobs would begin anew."""
 
 Fields = Mapping[bytes, bytes]
 
@@ -102,13 +105,13 @@ def keep_repeating(name: str, turns: Coroutine[Any, Any, None], on_end: Callable
 class Mailbox:
     """The owner's side of a stream that others write to while the owner lives.
 
-    ttl_s: how long it outlives the last `renew`.
+    lease_s: its owner counts as gone MAILBOX_LEASES of these behind the last `renew`.
     """
 
-    def __init__(self, client: Redis, key: str, ttl_s: float) -> None:
+    def __init__(self, client: Redis, key: str, lease_s: float) -> None:
         self._client = client
         self._key = key
-        self._ttl_ms = max(1, int(ttl_s * 1000))
+        self._ttl_ms = max(1, int(1000 * MAILBOX_LEASES * lease_s))
         self._last_id = b"0-0"
 
     async def renew(self) -> bool:

@@ -3,8 +3,8 @@
 | key | type | who writes | for how long |
 |---|---|---|---|
 | glimpsed:gateways | set of gateway ids | gateways | a lease behind the last gateway |
-| glimpsed:gateway:ID | stream: a gateway's mailbox | workers | a lease behind its gateway |
-| glimpsed:worker:ID | stream: a worker's mailbox | gateways | a lease behind its worker |
+| glimpsed:gateway:ID | stream: a gateway's mailbox | workers | 1.6 leases behind its gateway |
+| glimpsed:worker:ID | stream: a worker's mailbox | gateways | 1.6 leases behind its worker |
 | glimpsed:answer:NAME | stream: an answer to a request with an `Idempotency-Key` | its gateway | ten minutes |
 | glimpsed:{MODEL}:jobs:LINE | stream of pointers to jobs, a group | gateways | a job's time, or a minute |
 | glimpsed:{MODEL}:jobs:for:ID | the same, for one worker first | gateways | until it leaves, or a minute |

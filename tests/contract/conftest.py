@@ -15,6 +15,7 @@ from schemas.jobs import Job
 from server.transport.base import JobLost, JobQueue
 from server.transport.redis_streams import RedisQueue
 from server.transport.zeromq import ZeroMQQueue
+from tests.contract.hosts import REDIS_LEASE_S, Hosts, hosts_of
 from tests.fakes.messages import hello
 from tests.fakes.redis_server import BINARIES, RedisServer, redis_server
 from workers.transport.base import JobSource
@@ -22,8 +23,6 @@ from workers.transport.redis_streams import RedisSource
 from workers.transport.zeromq import ZeroMQSource
 
 LOCAL_LEASE_S = 0.4
-REDIS_LEASE_S = 2.5
-"""Keys in Redis end by its clock: a machine that stands still for so long loses them, and the test."""
 PATIENCE_S = 15.0
 MAX_QUEUE = 3
 AFFINITY_MARGIN = 0.25
@@ -162,6 +161,13 @@ def binary(request: pytest.FixtureRequest) -> str:
 def redis(request: pytest.FixtureRequest, _started: Callable[[str], RedisServer]) -> RedisServer:
     """A server without a key."""
     return _started(request.param)
+
+
+@pytest.fixture
+async def hosts(redis: RedisServer) -> AsyncIterator[Hosts]:
+    """Gateways and workers of that server, as a test starts them."""
+    async with hosts_of(redis) as hosts:
+        yield hosts
 
 
 @pytest.fixture(params=["local", *SERVERS])

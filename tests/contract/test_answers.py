@@ -14,7 +14,7 @@ from schemas.errors import Unavailable
 from schemas.redis_link import connect
 from server.transport.answers import AnswerLost, Claim, Holder
 from server.transport.redis_answers import RedisAnswers
-from tests.contract.test_redis import LONG_S, TOKENS, GatewayHost, Hosts, hosts, until  # noqa: F401
+from tests.contract.hosts import LONG_S, TOKENS, GatewayHost, Hosts, until
 from tests.fakes.proxy import Proxy
 from tests.fakes.redis_server import RedisServer
 from tests.fakes.scripted_backend import answer
@@ -116,7 +116,7 @@ def id_of(response: httpx.Response) -> str:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_request_that_is_sent_to_two_gateways_at_once_is_answered_once(hosts: Hosts, stream: bool) -> None:  # noqa: F811
+async def test_a_request_that_is_sent_to_two_gateways_at_once_is_answered_once(hosts: Hosts, stream: bool) -> None:
     gateways = [await hosts.gateway() for _ in range(2)]
     worker = await hosts.worker("w")
     for gateway in gateways:
@@ -135,7 +135,7 @@ async def test_a_request_that_is_sent_to_two_gateways_at_once_is_answered_once(h
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "idempotency_key_reused")
 
 
-async def test_a_request_whose_gateway_is_lost_is_answered_by_another(hosts: Hosts, redis: RedisServer) -> None:  # noqa: F811
+async def test_a_request_whose_gateway_is_lost_is_answered_by_another(hosts: Hosts, redis: RedisServer) -> None:
     proxy = await hosts.stack.enter_async_context(Proxy(redis.port))
     lost, other = await hosts.gateway(proxy.url), await hosts.gateway()
     worker = await hosts.worker("w")
@@ -155,7 +155,7 @@ async def test_a_request_whose_gateway_is_lost_is_answered_by_another(hosts: Hos
     assert id_of(await whole(orphan)) != id_of(response), "it was only parted, and goes on for whoever still listens"
 
 
-async def test_an_answer_that_failed_is_tried_anew_at_any_gateway(hosts: Hosts) -> None:  # noqa: F811
+async def test_an_answer_that_failed_is_tried_anew_at_any_gateway(hosts: Hosts) -> None:
     gateways = [await hosts.gateway() for _ in range(2)]
     await hosts.worker("w")
     for gateway in gateways:

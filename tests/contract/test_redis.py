@@ -1,15 +1,11 @@
-"""What is particular to Redis: several gateways and workers, parted networks, a server that dies, keys that end.
-
-Gateways are whole applications and workers real ones round a scripted handler, whose right answer is always known.
-"""
+"""What is particular to Redis: several gateways and workers, parted networks, a server that dies, keys that end."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
 import pytest
 from redis import Redis
 
@@ -19,95 +15,17 @@ from schemas.events import Finished
 from schemas.jobs import Job
 from server.transport.base import JobLost
 from server.transport.redis_streams import RedisQueue
-from tests.contract.conftest import PATIENCE_S, REDIS_LEASE_S, Inbox
+from tests.contract.conftest import PATIENCE_S, Inbox
+from tests.contract.hosts import LONG_S, REDIS_LEASE_S, TOKENS, Hosts, answered, hosts_of, until
 from tests.fakes.messages import accepted, chat_job, delta, finished, heartbeat, hello
 from tests.fakes.proxy import Proxy
 from tests.fakes.redis_server import ALWAYS, RedisServer, redis_server
-from tests.fakes.scripted_backend import ScriptedHandler, answer
-from tests.server.serving import CHAT, ask, chunks_of, client_of, text_of
+from tests.fakes.scripted_backend import answer
+from tests.server.serving import chunks_of
 from workers.handlers.base import FatalError
 from workers.transport.redis_streams import RedisSource
-from workers.worker import Worker
 
 pytestmark = [pytest.mark.redis, pytest.mark.timeout(60)]
-LONG_S = 20.0
-TOKENS = 12
-
-
-async def until(condition, patience_s: float = LONG_S) -> None:
-    async with asyncio.timeout(patience_s):
-        while not condition():
-            await asyncio.sleep(0.01)
-
-
-class WorkerHost:
-    """A worker that runs, and its end of the queue."""
-
-    def __init__(self, url: str, worker_id: str, max_jobs: int) -> None:
-        self.handler = ScriptedHandler("demo")
-        self._source = RedisSource(url, lease_s=REDIS_LEASE_S)
-        introduction = hello(worker_id, model="demo")
-        self._worker = Worker(self._source, self.handler, introduction, max_jobs, heartbeat_s=REDIS_LEASE_S / 4)
-        self.life = asyncio.create_task(self._worker.run())
-
-    async def end(self) -> None:
-        self.life.cancel()
-        await asyncio.gather(self.life, return_exceptions=True)
-
-
-class Hosts:
-    """Gateways and workers of one Redis, each as if on a host of its own."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self.stack = AsyncExitStack()
-
-    async def gateway(self, url: str | None = None) -> "GatewayHost":
-        queue = RedisQueue(url or self._url, max_queue=64, lease_s=REDIS_LEASE_S)
-        client = await self.stack.enter_async_context(client_of(queue))
-        return GatewayHost(queue, client)
-
-    async def worker(self, worker_id: str, max_jobs: int = 8, url: str | None = None) -> WorkerHost:
-        host = WorkerHost(url or self._url, worker_id, max_jobs)
-        self.stack.push_async_callback(host.end)
-        return host
-
-
-class GatewayHost:
-    """A gateway's end of the queue and an HTTP client of the gateway."""
-
-    def __init__(self, queue: RedisQueue, client: httpx.AsyncClient) -> None:
-        self.queue = queue
-        self._client = client
-
-    def ask(self, prompt: str) -> "asyncio.Task[httpx.Response]":
-        """A streamed request that is under way."""
-        body = ask(prompt, stream=True, seed=7, max_tokens=TOKENS)
-        return asyncio.create_task(self._client.post(CHAT, json=body))
-
-    async def knows(self, *worker_ids: str) -> None:
-        """Wait until exactly these workers are known."""
-        await until(lambda: {worker.worker_id for worker in self.queue.workers()} == set(worker_ids))
-
-
-async def answered(request: "asyncio.Task[httpx.Response]") -> str:
-    """The text of an answer; fails unless it ended as it should."""
-    response = await asyncio.wait_for(request, LONG_S)
-    assert response.text.endswith("data: [DONE]\n\n"), response.text
-    return text_of(chunks_of(response.text))
-
-
-@asynccontextmanager
-async def hosts_of(server: RedisServer) -> AsyncIterator[Hosts]:
-    hosts = Hosts(server.url)
-    async with hosts.stack:
-        yield hosts
-
-
-@pytest.fixture
-async def hosts(redis: RedisServer) -> AsyncIterator[Hosts]:
-    async with hosts_of(redis) as hosts:
-        yield hosts
 
 
 @pytest.fixture
@@ -225,18 +143,6 @@ async def test_every_key_ends_by_itself_and_only_idle_lines_are_left(redis: Redi
     with contextlib.closing(redis.client()) as client:
         assert [client.xlen(line) for line in names.lines_of("demo")] == [0, 0, 0, 0]
         assert [client.xpending(line, names.GROUP)["pending"] for line in keys()] == [0] * len(keys())
-
-
-async def test_a_user_with_few_rights_and_a_password_in_the_url_is_enough(redis: RedisServer) -> None:
-    rights = "~glimpsed:* +@read +@write +@connection +@scripting +@transaction"
-    with contextlib.closing(redis.client()) as admin:
-        admin.execute_command(*f"ACL SETUSER glimpsed reset on >secret {rights}".split())
-    async with hosts_of(redis) as hosts:
-        url = redis.url.replace("redis://", "redis://glimpsed:secret@")
-        gateway = await hosts.gateway(url)
-        await hosts.worker("w", url=url)
-        await gateway.knows("w")
-        assert await answered(gateway.ask("few rights")) == answer("few rights", 7, TOKENS)
 
 
 # Both ends without an application or a ledger, where nothing is to end by itself.
