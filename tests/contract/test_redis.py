@@ -19,7 +19,7 @@ from tests.contract.conftest import PATIENCE_S, Inbox
 from tests.contract.hosts import LONG_S, REDIS_LEASE_S, TOKENS, Hosts, answered, hosts_of, until
 from tests.fakes.messages import accepted, chat_job, delta, finished, heartbeat, hello
 from tests.fakes.proxy import Proxy
-from tests.fakes.redis_server import ALWAYS, RedisServer, redis_server
+from tests.fakes.redis_server import RedisServer
 from tests.fakes.scripted_backend import answer
 from tests.server.serving import chunks_of
 from workers.handlers.base import FatalError
@@ -88,29 +88,6 @@ async def test_a_lost_gateways_jobs_are_cancelled_within_the_lease_and_no_other(
     assert await answered(heard) == answer("wait for the other", 7, TOKENS)
     proxy.mend()
     assert await answered(orphan) == answer("wait for the lost one", 7, TOKENS), "it was only parted, and begins anew"
-
-
-@pytest.mark.parametrize("options", [{}, ALWAYS], ids=["forgets", "keeps"])
-async def test_requests_survive_a_redis_that_is_killed_and_started_again(
-    binary: str, options: dict[str, object]
-) -> None:
-    with redis_server(binary, options) as server:
-        async with hosts_of(server) as hosts:
-            gateway = await hosts.gateway()
-            worker = await hosts.worker("w", max_jobs=1)
-            await gateway.knows("w")
-            running = gateway.ask("wait and run")
-            await until(lambda: worker.handler.running)
-            waiting = gateway.ask("only waits")
-            await until(lambda: any(job.pointer for job in gateway.queue._waiting.values()))
-            server.kill()
-            refused = await asyncio.wait_for(gateway.ask("too soon"), LONG_S)
-            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "service_unavailable")
-            assert "retry-after" in refused.headers
-            await asyncio.to_thread(server.start)
-            worker.handler.gate.set()
-            assert await answered(running) == answer("wait and run", 7, TOKENS)
-            assert await answered(waiting) == answer("only waits", 7, TOKENS)
 
 
 async def test_a_request_that_ends_two_workers_is_failed_and_the_next_is_served(hosts: Hosts) -> None:
