@@ -44,7 +44,8 @@ def _message(param: str, message: content.ChatMessage) -> Message:
     if message.content is None:
         if message.role != "assistant":
             raise _missing(f"{param}.content")
-        return Message(role=message.role, parts=(), tool_calls=calls)
+        refusal = (TextPart(text=message.refusal),) if message.refusal else ()
+        return Message(role=message.role, parts=refusal, tool_calls=calls)
     parts = tuple(_part(f"{param}.content.{index}", part) for index, part in enumerate(message.content))
     if message.role not in WITH_MEDIA:
         medium = next((part for part in parts if not isinstance(part, TextPart)), None)
@@ -75,9 +76,9 @@ def _part(param: str, part: content.ContentPart) -> Part:
         case content.TextPart():
             return TextPart(text=part.text)
         case content.ImagePart():
-            return ImagePart(
-                url=part.image_url.url, param=f"{param}.image_url.url", detail=part.image_url.detail or "auto"
-            )
+            asked = part.image_url.detail or "auto"
+            detail = "high" if asked == "original" else asked
+            return ImagePart(url=part.image_url.url, param=f"{param}.image_url.url", detail=detail)
         case content.VideoPart():
             return VideoPart(url=part.video_url.url, param=f"{param}.video_url.url")
 

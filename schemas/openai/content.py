@@ -12,18 +12,26 @@ Uuid = Annotated[str, Field(max_length=256)]
 Url = Annotated[str, Field(min_length=1)]
 
 
+class CacheBreakpoint(StrictModel):
+    """Accepted without effect: prefixes are cached without being asked."""
+
+    mode: Literal["explicit"]
+    ttl: Annotated[str, Field(max_length=1024)] | None = None
+
+
 class TextPart(StrictModel):
     """A piece of text."""
 
     type: Literal["text"]
     text: str
+    prompt_cache_breakpoint: CacheBreakpoint | None = None
 
 
 class ImageUrl(StrictModel):
-    """Where a picture is, and how closely to look at it."""
+    """Where a picture is, and how closely to look at it; `original` looks as closely as `high` does."""
 
     url: Url
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ImagePart(StrictModel):
@@ -32,6 +40,7 @@ class ImagePart(StrictModel):
     type: Literal["image_url"]
     image_url: ImageUrl
     uuid: Uuid | None = None
+    prompt_cache_breakpoint: CacheBreakpoint | None = None
 
 
 class VideoUrl(StrictModel):
@@ -63,7 +72,8 @@ Falsy = Annotated[Any, WithJsonSchema({"enum": [None, False, 0, "", [], {}]})]
 
 
 class ChatMessage(StrictModel):
-    """One turn. A plain string as content is read as one text part; an assistant's content may be null.
+    """One turn. A plain string as content is read as one text part; an assistant's content may be null, and a refusal
+    is read in its place. `name` has no effect: no template here knows of names.
 
     The last fields are what clients send back of an earlier answer; whether they can be served is decided where the
     job is made.

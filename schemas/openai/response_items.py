@@ -4,19 +4,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from schemas.openai.content import MAX_PARTS, Url
+from schemas.openai.content import MAX_PARTS, CacheBreakpoint, Url
 from schemas.openai.generation import Label
 from schemas.openai.strict import StrictModel
 
 Status = Literal["in_progress", "completed", "incomplete"]
 CallId = Annotated[str, Field(min_length=1, max_length=256)]
-
-
-class CacheBreakpoint(StrictModel):
-    """Accepted without effect: prefixes are cached without being asked."""
-
-    mode: Literal["explicit"]
-    ttl: Label | None = None
 
 
 class InputText(StrictModel):

@@ -111,7 +111,7 @@ def _chat_part(part: Part, name: str) -> tuple[dict[str, Any], str]:
                 raise unsupported(f"{name}.file_id", "give 'image_url'")
             if part.image_url is None:
                 raise invalid(name, "'image_url' is missing")
-            return image_part(part.image_url, "high" if part.detail == "original" else part.detail), "image_url"
+            return image_part(part.image_url, part.detail), "image_url"
         case InputVideo():
             return video_part(part.video_url), "video_url"
         case InputFile():
