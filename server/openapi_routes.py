@@ -80,7 +80,7 @@ OPERATIONS = (
     Operation("GET", "/v1/responses/{response_id}", "A response that is kept", response_answers.Response),
     Operation("DELETE", "/v1/responses/{response_id}", "Forget a response", response_answers.DeletedResponse),
     Operation("GET", "/v1/responses/{response_id}/input_items", "What a response was given",
-              response_answers.InputItemList),
+              response_answers.InputItemList, query=responses.ItemsQuery),
     Operation("POST", "/v1/responses/{response_id}/cancel", "Refused: none runs in the background",
               response_answers.Response),
     Operation("POST", "/v1/messages", "Answer by Anthropic's API", anthropic_answers.Message, _MESSAGES,

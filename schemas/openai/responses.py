@@ -6,6 +6,7 @@ from pydantic import Field, WithJsonSchema
 
 from schemas.errors import ErrorCode, RequestError
 from schemas.openai.chat import MAX_MESSAGES
+from schemas.openai.files import ListQuery
 from schemas.openai.generation import Label, TokenCount, conflict
 from schemas.openai.parameters import without_unsupported
 from schemas.openai.response_items import Item, with_types
@@ -126,6 +127,13 @@ class ResponsesRequest(StrictModel):
     def wants_logprobs(self) -> bool:
         """Whether the answer should carry log probabilities."""
         return LOGPROBS in (self.include or ())
+
+
+class ItemsQuery(ListQuery):
+    """GET /v1/responses/{response_id}/input_items: newest first, unless `order` says otherwise."""
+
+    limit: Annotated[int, Field(ge=1, le=100)] = 20
+    order: Literal["asc", "desc"] = "desc"
 
 
 def parse_responses_request(body: object) -> tuple[ResponsesRequest, dict[str, Any]]:

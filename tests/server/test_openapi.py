@@ -50,3 +50,12 @@ def test_bodies_have_the_fields_of_their_models() -> None:
     assert _body("/v1/messages")["properties"].keys() > MessagesRequest.model_fields.keys()
     for path in ("/v1/chat/completions", "/v1/responses", "/v1/messages"):
         assert "model" in _body(path)["required"] and _body(path)["additionalProperties"] is False
+
+
+def test_lists_have_the_parameters_of_their_pages() -> None:
+    for path, names in {
+        "/v1/files": {"limit", "order", "after", "purpose"},
+        "/v1/batches": {"limit", "after"},
+        "/v1/responses/{response_id}/input_items": {"response_id", "limit", "order", "after"},
+    }.items():
+        assert {one["name"] for one in openapi_document("1")["paths"][path]["get"]["parameters"]} == names
