@@ -14,7 +14,7 @@ from typing import IO, Any
 import httpx
 from openai import OpenAI
 
-START_S = 120
+START_S = 300
 
 
 @dataclass
@@ -55,11 +55,15 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serve(
-    arguments: Sequence[str], env: dict[str, str] | None = None, log: IO[bytes] | None = None
+    arguments: Sequence[str],
+    env: dict[str, str] | None = None,
+    log: IO[bytes] | None = None,
+    module: str = "server.cli",
 ) -> Iterator[Daemon]:
-    """Start `glimpsed serve` with these arguments; stop it at the end, whatever happened. log: for its stderr."""
+    """Start `glimpsed serve` with these arguments; stop it at the end, whatever happened. log: for its stderr.
+    module: what is run as `glimpsed`."""
     port = free_port()
-    command = [sys.executable, "-m", "server.cli", "serve", *arguments, "--port", str(port)]
+    command = [sys.executable, "-m", module, "serve", *arguments, "--port", str(port)]
     process = subprocess.Popen(command, env={**os.environ, **(env or {})}, stderr=log)
     daemon = Daemon(process, f"http://127.0.0.1:{port}")
     try:
