@@ -68,13 +68,19 @@ class RedisAnswers:
     def __init__(self, client: Redis, gateway_id: str) -> None:
         self._client = client
         self._gateway_id = gateway_id
+        self._is_closed = False
         self._claim = client.register_script(CLAIM)
         self._write = client.register_script(WRITE)
         self._drop = client.register_script(DROP)
 
+    def close(self) -> None:
+        """The client is about to be closed: nothing may open a connection again."""
+        self._is_closed = True
+
     async def claim(self, name: str, fingerprint: bytes) -> Claim:
         """See SharedAnswers. What this gateway itself has begun and not ended counts as given up: it asks only where it
         does not know of a better one."""
+        self._check_open()
         for _ in range(ATTEMPTS):
             first = await self._first(name)
             if first is not None and await self._is_held(name, first[1]):
@@ -89,20 +95,24 @@ class RedisAnswers:
 
     async def write(self, name: str, token: bytes, pieces: Sequence[bytes], *, is_last: bool) -> bool:
         """See SharedAnswers."""
+        self._check_open()
         args: list[bytes | int] = [token, KEPT_MS, int(is_last), *pieces]
         return bool(await _ask(self._write(keys=[names.answer(name)], args=args)))
 
     async def drop(self, name: str, token: bytes) -> None:
         """See SharedAnswers."""
+        self._check_open()
         await _ask(self._drop(keys=[names.answer(name)], args=[token]))
 
     async def read(self, name: str) -> AsyncIterator[bytes]:
         """See SharedAnswers."""
+        self._check_open()
         first = await self._first(name)
         if first is None:
             raise AnswerLost
         last = first[0]
         while True:
+            self._check_open()
             is_held = await self._is_held(name, first[1])
             # In this order: what its gateway wrote before it went is there.
             entries = await self._entries(name, b"(" + last)
@@ -116,6 +126,10 @@ class RedisAnswers:
                 if not is_held or now is None or now[0] != first[0]:
                     raise AnswerLost
                 await asyncio.sleep(POLL_S)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise Unavailable("The server is about to leave.")
 
     async def _is_held(self, name: str, first: Fields) -> bool:
         """Whether an answer is whole, or another gateway that lives is at it."""

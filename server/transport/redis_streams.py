@@ -160,6 +160,7 @@ class RedisQueue:
     async def close(self) -> None:
         """Take back what waits and be gone: workers stop what they do for this gateway. `messages` ends."""
         self._is_closed = True
+        self.answers.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -99,6 +99,15 @@ async def test_a_redis_that_does_not_answer_is_unavailable() -> None:
             await RedisAnswers(nobody, "g").claim(NAME, SAME)
 
 
+async def test_a_gateway_that_leaves_opens_no_connection_again(client: Redis) -> None:
+    answers = await gateway_of(client, "leaving")
+    begun = await answers.claim(NAME, SAME)
+    answers.close()
+    for call in (answers.claim(NAME, SAME), answers.write(NAME, begun.token, [b"x"], is_last=True), pieces_of(answers)):
+        with pytest.raises(Unavailable):
+            await call
+
+
 def post(gateway: GatewayHost, prompt: str, *, stream: bool = True) -> "asyncio.Task[httpx.Response]":
     body = ask(prompt, stream=stream, seed=7, max_tokens=TOKENS)
     return asyncio.create_task(gateway._client.post(CHAT, json=body, headers={"idempotency-key": "once"}))
