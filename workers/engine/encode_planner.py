@@ -5,7 +5,8 @@ neither found nor encoded, and then nobody behind it encodes, so that a large it
 step may be larger than the step's budget.
 
 Beside the steps, where the model's backend can do that and somebody decodes: nobody's next token waits for the tower.
-It takes one batch at a time, and chunks end before spans until these are there.
+It takes one batch at a time, of what comes next in the prompt, so that it is at the next pictures while chunks go over
+the last ones. Chunks end before spans until these are there.
 """
 
 from workers.engine.encoder_cache import EncoderCache
@@ -42,14 +43,14 @@ class EncodePlanner:
 
     def claim(self, seq: Sequence, start: int, end: int) -> int:
         """Hold the embeddings that tokens [start, end) need; returns where the chunk must end for want of one."""
-        items = seq.media_between(start, end)
-        for index, item in enumerate(items):
-            if self._is_beside and not self._is_encoded(item):
-                self._encode_beside(seq, items[index:])
-                return max(start, item.start)
-            if item.key not in self._cache and not self._encode(item):
-                return max(start, item.start)
+        for item in seq.media_between(start, end):
+            is_there = self._is_encoded(item) if self._is_beside else self._encode(item)
+            if not is_there:
+                end = max(start, item.start)
+                break
             self._cache.acquire(item.key, seq.request_id)
+        if self._is_beside and not self._awaited:
+            self._encode_ahead(seq, start)
         return end
 
     def encoded_beside(self) -> int:
@@ -66,16 +67,19 @@ class EncodePlanner:
     def _is_encoded(self, item: MediaInput) -> bool:
         return item.key in self._cache and not self._cache.is_pending(item.key)
 
-    def _encode_beside(self, seq: Sequence, items: list[MediaInput]) -> None:
-        """Have the tower begin with these, unless it is at others. They are held at once, lest they go before use."""
-        for item in items:
+    def _encode_ahead(self, seq: Sequence, start: int) -> None:
+        """Have the tower begin with what comes next. It is held at once, lest it goes before use."""
+        for item in seq.media_between(start, seq.num_prompt_tokens):
             if item.key in self._cache:
                 continue
-            if self._awaited or not self._encode(item):
+            if not self._encode(item):
                 return
             self._cache.acquire(item.key, seq.request_id)
 
     def _encode(self, item: MediaInput) -> bool:
+        """Whether the item is in the cache, or will be when what is planned was encoded."""
+        if item.key in self._cache:
+            return True
         length = item.encoded_length
         is_within_budget = length <= self._budget or not self._planned
         if not (self._is_encoding and is_within_budget and self._cache.can_add(length)):

@@ -173,6 +173,36 @@ def test_decoding_goes_on_while_pictures_are_encoded_beside_it() -> None:
     assert [text.output_ids, seq.output_ids] == expected
 
 
+def test_the_tower_is_at_the_next_pictures_while_chunks_go_over_the_last_ones() -> None:
+    rig = Rig(encode_steps=2, max_encode_tokens=16, prefill_chunk=10)
+    rig.add(prompt("text", 6, max_new_tokens=40))
+    rig.step()
+    media = tuple(picture(2 + 10 * number, 8, str(number).encode()) for number in range(6))
+    seq = rig.add(prompt("pictures", 64, media=media, seed=1))
+    expected = undisturbed_outputs(seq)
+    plans = [rig.step() for _ in range(12)]
+    batches = [[item.key.decode()[0] for item in plan.encode_beside] for plan in plans]
+    assert [batch for batch in batches if batch] == [["0", "1"], ["2", "3"], ["4", "5"]]
+    begins = batches.index(["2", "3"])
+    assert chunks_of(plans[begins])[1] == ("pictures", 2, 10, False)
+    rig.run()
+    assert seq.output_ids == expected and len(rig.runner.encoded) == 6
+
+
+def test_pictures_that_were_encoded_ahead_of_a_request_that_left_hold_nothing() -> None:
+    rig = Rig(encode_steps=1, encoder_tokens=32, max_encode_tokens=32, prefill_chunk=4)
+    rig.add(prompt("text", 6, max_new_tokens=40))
+    rig.step()
+    rig.add(prompt("gone", 60, media=tuple(picture(2 + 9 * n, 8, b"gone%d" % n) for n in range(6)), seed=1))
+    for _ in range(3):
+        rig.step()
+    rig.abort("gone")
+    seq = rig.add(prompt("next", 60, media=tuple(picture(2 + 9 * n, 8, b"next%d" % n) for n in range(6)), seed=2))
+    expected = undisturbed_outputs(seq)
+    rig.run()
+    assert seq.output_ids == expected
+
+
 def test_a_lone_request_is_encoded_in_its_step() -> None:
     rig = Rig(encode_steps=3)
     rig.add(prompt("a", 12, media=(picture(2, 6, b"cat"),)))
