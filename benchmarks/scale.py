@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -58,8 +59,7 @@ def main() -> None:
     for transport in asked.transports.split(","):
         for num_workers in map(int, asked.workers.split(",")):
             num_gateways = asked.gateways if transport == "redis" else 1
-            figures = run(transport, num_workers, num_gateways, asked.seconds)
-            rows.append(row(transport, num_gateways, num_workers, figures))
+            rows.append((transport, num_gateways, num_workers, *measured(transport, num_workers, num_gateways, asked)))
             print(*rows[-1], flush=True)
     hold_ms = HOLD_S * 1e3
     notes = f"""
@@ -76,17 +76,23 @@ cores as well, only CPU a job is to be trusted.
     write_report("scale", "Many workers", notes, header, rows)
 
 
-def row(transport: str, num_gateways: int, num_workers: int, figures: Figures) -> Sequence[object]:
-    """A line of the table."""
+def measured(transport: str, num_workers: int, num_gateways: int, asked: argparse.Namespace) -> Sequence[object]:
+    """The figures of one number of workers, as shown; or that it failed, so that the others are not lost with it."""
+    try:
+        figures = run(transport, num_workers, num_gateways, asked.seconds)
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+        print(f"{transport}, {num_workers} workers: {error}", file=sys.stderr)
+        return ["failed", *[""] * 7]
     share = f"{figures.jobs_per_s * HOLD_S / (num_workers * SEATS):.0%}"
-    cpu_ms = [figures.cpu_s.get(kind, 0.0) * 1e3 for kind in ("gateways", "workers", "redis", "clients")]
-    cpu = [f"{value:.2f}" if value else "" for value in cpu_ms]
+    cpu = [
+        f"{cpu_s * 1e3:.2f}" if kind != "redis" or transport == "redis" else "" for kind, cpu_s in figures.cpu_s.items()
+    ]
     latency = [f"{value * 1e3:.1f}" for value in (figures.few_p50_s, figures.few_p99_s)]
-    return (transport, num_gateways, num_workers, round(figures.jobs_per_s), share, *latency, *cpu)
+    return [round(figures.jobs_per_s), share, *latency, *cpu]
 
 
 def run(transport: str, num_workers: int, num_gateways: int, seconds: float) -> Figures:
-    """One number of workers. Raises RuntimeError where a job got no token."""
+    """One number of workers. Raises RuntimeError when they do not get ready, others where an answer does not come."""
     names = [MODEL] * num_workers
     groups = [
         names[first : first + MAX_WORKERS_PER_PROCESS] for first in range(0, num_workers, MAX_WORKERS_PER_PROCESS)
