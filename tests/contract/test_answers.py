@@ -121,7 +121,9 @@ async def whole(request: "asyncio.Task[httpx.Response]") -> httpx.Response:
 
 def id_of(response: httpx.Response) -> str:
     """Drawn anew for each answer that is made."""
-    return re.search(r'"id":"([^"]+)"', response.text)[1]
+    found = re.search(r'"id":"([^"]+)"', response.text)
+    assert found is not None
+    return found[1]
 
 
 @pytest.mark.parametrize("stream", [True, False])

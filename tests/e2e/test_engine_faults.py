@@ -79,4 +79,4 @@ def check(streams: list[Stream], undisturbed: list[Stream]) -> None:
         assert got.is_done
         assert got.token_ids == expected.token_ids and len(got.token_ids) == TOKENS
         assert got.text == expected.text
-        assert got.usage["completion_tokens"] == TOKENS
+        assert got.usage is not None and got.usage["completion_tokens"] == TOKENS

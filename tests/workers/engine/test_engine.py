@@ -1,6 +1,7 @@
 """The engine's step on a real tiny model: a medium that cannot be encoded ends its own request and no other."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -243,6 +244,22 @@ def test_tiles_that_the_tower_refuses_end_their_own_request_only(model: PickyMod
     expected, _ = run(undisturbed)
     tokens, failed = run(engine)
     assert set(failed) == {"broken"} and tokens == expected
+
+
+@pytest.mark.parametrize("enable_prefix_cache", [False, True])
+def test_a_pool_much_too_small_delays_everybody_and_changes_no_token(model: PickyModel, enable_prefix_cache: bool):
+    def tokens_with(num_blocks: int) -> tuple[dict[str, list[int]], int]:
+        engine = build_engine(model, replace(LIMITS, num_blocks=num_blocks), enable_prefix_cache)
+        for number in range(10):
+            engine.add(sequence(str(number), SOUND + number if number % 2 else None, tokens=60))
+        tokens, failed = run(engine)
+        assert not failed and engine.block_manager.usage == 0
+        return tokens, engine.counters.preemptions
+
+    expected, num_preemptions = tokens_with(60)
+    assert num_preemptions == 0
+    cramped, num_preemptions = tokens_with(7)
+    assert cramped == expected and num_preemptions > 0
 
 
 def test_counters_tell_what_was_done(model: PickyModel):
