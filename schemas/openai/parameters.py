@@ -43,8 +43,18 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 }
 """Parameter -> the values that ask for nothing."""
 
-SUCCESSORS = {"function_call": "tool_choice", "functions": "tools"}
-"""Parameter -> the one by which OpenAI has replaced it."""
+_NO_BEAMS = "There is no beam search; with 'temperature' 0 the likeliest token is taken each time."
+ADVICE = {
+    "best_of": "Ask for 'n' choices with 'logprobs', and take the best of them.",
+    "early_stopping": _NO_BEAMS,
+    "function_call": "Use 'tool_choice' instead.",
+    "functions": "Use 'tools' instead.",
+    "length_penalty": _NO_BEAMS,
+    "num_beams": _NO_BEAMS,
+    "suffix": "Texts are only gone on from; nothing is filled in before an end.",
+    "use_beam_search": _NO_BEAMS,
+}
+"""Parameter -> why it is refused, or what to do instead."""
 
 
 def without_unsupported(
@@ -58,8 +68,8 @@ def without_unsupported(
     unsupported = table.keys() - honoured
     for name in body.keys() & unsupported:
         if not _asks_for_nothing(body[name], table[name]):
-            advice = f" Use '{SUCCESSORS[name]}' instead." if name in SUCCESSORS else ""
-            raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, f"Unsupported parameter: '{name}'.{advice}", name)
+            message = " ".join(filter(None, (f"Unsupported parameter: '{name}'.", ADVICE.get(name))))
+            raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, message, name)
     return {name: value for name, value in body.items() if name not in unsupported}
 
 

@@ -7,9 +7,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.errors import ErrorCode, TooMuch
+from schemas.errors import ErrorCode, Overloaded, TooMuch
 from server.app import GatewayLimits
-from server.errors import REASONS
+from server.errors import REASONS, note_failure
 from server.limits.key_limits import KeyLimits
 from tests.fakes.memory_queue import MemoryQueue, Script, tell
 from tests.server.plays import fail_at, hang_at
@@ -34,6 +34,16 @@ async def counted(client: httpx.AsyncClient) -> dict[str, float]:
 
 def test_reasons_are_the_codes_and_what_there_is_too_much_of() -> None:
     assert REASONS == {*ErrorCode, *TooMuch} - {ErrorCode.RATE_LIMIT_EXCEEDED}
+
+
+@pytest.mark.parametrize("what", TooMuch)
+def test_what_one_key_has_too_much_of_is_a_rate_limit_and_the_rest_a_full_queue(what: TooMuch) -> None:
+    is_of_key = what in ("requests_per_minute", "tokens_per_minute", "concurrency", "batches")
+    refusal = Overloaded("Too much.", 1.0, what)
+    assert refusal.code == ("rate_limit_exceeded" if is_of_key else "queue_full")
+    scope: dict[str, Any] = {}
+    note_failure(scope, refusal)
+    assert scope["state"]["failure"] == what
 
 
 async def test_every_reason_is_there_from_the_start_and_what_is_served_adds_nothing() -> None:

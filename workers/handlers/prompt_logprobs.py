@@ -13,8 +13,8 @@ from workers.engine.sequence import Sequence
 from workers.tokenizers.base import Tokenizer
 
 MAX_LOGPROBS = 65536
-"""Log probabilities that one prompt may have in all. They come in one piece: some megabytes of JSON, and a tenth of a
-second in which a gateway does nothing else."""
+"""Log probabilities that one prompt may have in all. They come in one piece: some megabytes of JSON, and a quarter of a
+second at most in which a gateway does nothing else."""
 
 
 class PromptScorer:

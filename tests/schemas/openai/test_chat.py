@@ -199,6 +199,14 @@ def test_what_cannot_be_honoured_is_refused_by_name(name: str, value: Any) -> No
     assert (refusal.code, refusal.param) == (ErrorCode.UNSUPPORTED_PARAMETER, name)
 
 
+@pytest.mark.parametrize(
+    "name", ["use_beam_search", "num_beams", "length_penalty", "early_stopping", "best_of", "suffix"]
+)
+def test_what_is_refused_for_a_reason_says_it(name: str) -> None:
+    reason = refusal_of(body(**{name: 2})).message.removeprefix(f"Unsupported parameter: '{name}'. ")
+    assert reason.endswith(".") and len(reason.split()) > 8
+
+
 def test_a_missing_field_is_named() -> None:
     refusal = refusal_of({"model": "demo"})
     assert (refusal.code, refusal.param) == (ErrorCode.MISSING_PARAMETER, "messages")

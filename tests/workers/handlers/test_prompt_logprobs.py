@@ -1,5 +1,7 @@
 """What a worker refuses to score, before it computes anything."""
 
+from typing import Any
+
 import pytest
 
 from schemas.errors import RequestError
@@ -13,7 +15,7 @@ class Untouched:
     """Neither an engine nor a tokenizer is needed for what is refused."""
 
 
-def job(**sampling: int | bool) -> CompletionJob:
+def job(**sampling: Any) -> CompletionJob:
     return CompletionJob(job_id="one", model="demo", prompt="x", echo=True, sampling=SamplingParams(seed=0, **sampling))
 
 
