@@ -127,8 +127,8 @@ class FakeHandler:
 
 
 async def open_fake(settings: WorkerSettings) -> JobHandler:
-    """The fake engine at its usual pace."""
-    return FakeHandler(settings.name, TOKEN_S, PREFILL_S)
+    """The fake engine. `--model-option token_s=0.1`: at another pace than usual."""
+    return FakeHandler(settings.name, float(settings.model_options.get("token_s", TOKEN_S)), PREFILL_S)
 
 
 if __name__ == "__main__":

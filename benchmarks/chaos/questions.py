@@ -12,6 +12,7 @@ from server.loadgen import picture_url
 
 DEMO = "glimpsed-demo"
 DEMO_POOL = 24
+MIN_TOKENS, MAX_TOKENS = 10, 60
 LEAVING = 0.2
 """The share of clients that leave in the middle."""
 
@@ -35,7 +36,11 @@ Source = Callable[[random.Random, str, int], Known]
 def ask_fake(rng: random.Random, model: str, factor: int) -> Known:
     """A new question for the fake engine."""
     prompt = f"{rng.getrandbits(64):x} " * rng.randint(1, 12)
-    seed, num_tokens, num_choices = rng.getrandbits(31), rng.randint(10, 60) * factor, rng.choice((1, 1, 1, 2))
+    seed, num_tokens, num_choices = (
+        rng.getrandbits(31),
+        rng.randint(MIN_TOKENS, MAX_TOKENS) * factor,
+        rng.choice((1, 1, 1, 2)),
+    )
     question = Question(model, prompt, seed, num_tokens, num_choices)
     return Known(question, right_answer(prompt, seed, num_tokens, num_choices))
 

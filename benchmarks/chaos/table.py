@@ -10,6 +10,7 @@ HEADER = [
     "trials",
     "requests",
     "left by themselves",
+    "refused",
     "jobs moved",
     "lost",
     "repeated",
@@ -21,6 +22,7 @@ HEADER = [
     "gap p50 s",
     "gap p99 s",
     "gap max s",
+    "noticed max s",
     "back p99 s",
 ]
 
@@ -32,6 +34,7 @@ def row_of(name: str, outcome: Outcome, num_moved: float | None) -> list[object]
         outcome.num_trials,
         outcome.num_requests,
         outcome.num_left,
+        outcome.num_refused,
         "" if num_moved is None else int(num_moved),
         outcome.count(Kind.LOST),
         outcome.count(Kind.REPEATED),
@@ -43,6 +46,7 @@ def row_of(name: str, outcome: Outcome, num_moved: float | None) -> list[object]
         quantile(outcome.gaps_s, 0.5),
         quantile(outcome.gaps_s, 0.99),
         max(outcome.gaps_s, default=math.nan),
+        max(outcome.noticed_s, default=""),
         quantile(outcome.backs_s, 0.99) if outcome.backs_s else "",
     ]
 

@@ -25,24 +25,28 @@ STABLE_S = 5.5
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of trials. gaps_s: of each trial, the longest time that a client got nothing. backs_s: from a blow to
-    the return of all workers."""
+    """What came of trials. num_refused: requests turned away by right. gaps_s: of each trial, the longest time that a
+    client got nothing. backs_s: from a blow to the return of all workers. noticed_s: until it was noticed."""
 
     num_trials: int = 0
     num_requests: int = 0
     num_left: int = 0
+    num_refused: int = 0
     violations: list[Violation] = field(default_factory=list)
     gaps_s: list[float] = field(default_factory=list)
     backs_s: list[float] = field(default_factory=list)
+    noticed_s: list[float] = field(default_factory=list)
 
     def add(self, other: "Outcome") -> None:
         """Take other trials in."""
         self.num_trials += other.num_trials
         self.num_requests += other.num_requests
         self.num_left += other.num_left
+        self.num_refused += other.num_refused
         self.violations += other.violations
         self.gaps_s += other.gaps_s
         self.backs_s += other.backs_s
+        self.noticed_s += other.noticed_s
 
     def count(self, *kinds: Kind) -> int:
         """Violations of these kinds."""
@@ -67,7 +71,7 @@ class Cell:
         known = [self.source(rng, self.model, blow.token_factor) for _ in range(self.num_streams)]
         # The first one stays: it says when the blow falls.
         known[1:] = [maybe_leaving(rng, one) for one in known[1:]]
-        trigger = Trigger(rng.choice(_places(known[0].answer.completion_tokens)))
+        trigger = Trigger(rng.choice(places(known[0].answer.completion_tokens)))
         asked = [ask(self.client, known[0].question, trigger)]
         asked += [ask(self.client, one.question) for one in known[1:]]
         await trigger.wait()
@@ -93,10 +97,17 @@ def judge(known: Sequence[Known], asked: Sequence[Asked], backs_s: Sequence[floa
     ]
     gaps_s = [history.longest_gap_s for history in seen if not history.has_left]
     num_left = sum(history.has_left for history in seen)
-    return Outcome(1, len(seen), num_left, violations, [max(gaps_s, default=0.0)], list(backs_s))
+    return Outcome(
+        num_trials=1,
+        num_requests=len(seen),
+        num_left=num_left,
+        violations=violations,
+        gaps_s=[max(gaps_s, default=0.0)],
+        backs_s=list(backs_s),
+    )
 
 
-def _places(num_tokens: int) -> list[int]:
+def places(num_tokens: int) -> list[int]:
     """When blows fall: before the answer, before its first token, behind it, in the middle, before the last."""
     return [-1, 0, 1, num_tokens // 2, num_tokens - 1]
 

@@ -27,8 +27,12 @@ class Proxy:
         await asyncio.gather(*self._connections)
 
     @property
+    def port(self) -> int:
+        return int(self._server.sockets[0].getsockname()[1])
+
+    @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def cut(self) -> None:
         """Nothing passes any more; new connections are taken and not answered."""
