@@ -2,6 +2,7 @@
 # make serve [PORT=8000] [MODEL=...] the daemon in the foreground; no MODEL: the built-in demo model
 # make test | lint | clean
 # make fuzz                          10,000 damaged pictures and 1,000 damaged clips; for the night
+# make chaos                         thousands of faults under load, over both queues; tables in benchmarks/results
 # make goldens GOLDENS=DIR           the tests against reference results, with a full set in place of the lean copy
 #
 # Another package index (for example torch's own, with smaller CPU builds) is chosen as pip has it:
@@ -17,7 +18,7 @@ DAEMON := $(VENV)/.glimpsed-daemon
 TESTS := $(VENV)/.glimpsed-tests
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
-.PHONY: install serve test fuzz lint goldens clean
+.PHONY: install serve test fuzz chaos lint goldens clean
 
 install: $(TESTS)
 
@@ -48,6 +49,13 @@ test: install
 
 fuzz: install
 	$(BIN)/python -m pytest -m slow tests/workers/media/test_fuzz.py
+
+chaos: install
+	$(BIN)/python -m benchmarks.chaos --kills 1000
+	$(BIN)/python -m benchmarks.chaos --kills 1000 --transport redis
+	$(BIN)/python -m benchmarks.chaos --kills 50 --model demo
+	$(BIN)/python -m benchmarks.chaos --kills 50 --model demo --transport redis
+	$(BIN)/python -m benchmarks.chaos.hosts --trials 100
 
 lint: install
 	$(BIN)/ruff check .
