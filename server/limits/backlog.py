@@ -11,7 +11,7 @@ from schemas.errors import Overloaded, TooMuch
 
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
-NUM_TAKEN = 64
+NUM_TAKEN = 128
 """How many of the last accepted prompts the rate is measured over."""
 
 
