@@ -6,7 +6,7 @@ import pickle
 import random
 import socket
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,7 +63,13 @@ async def peer(queue: ZeroMQQueue, folder: Path) -> AsyncIterator[Peer]:
     peer.close()
 
 
-async def until(condition) -> None:
+def has_come(queue: ZeroMQQueue) -> bool:
+    """Wait, without a turn of the loop, until there is something to receive."""
+    assert queue._socket is not None
+    return bool(zmq.Socket.shadow(queue._socket).poll(5000))
+
+
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0.005)
@@ -158,7 +164,7 @@ async def test_what_a_process_said_before_its_death_still_counts(queue: ZeroMQQu
     await peer.receive()
     await peer.send(encode(Taken(worker_id="w", job_id="a", epoch=0)))
     # Until it has come in; without a turn of the loop, so that the gateway cannot have read it by itself.
-    assert zmq.Socket.shadow(queue._socket).poll(5000)
+    assert has_come(queue)
     queue.worker_died(99)
     assert await anext(queue.messages()) == JobLost("a", 0, "w")
 
@@ -187,7 +193,7 @@ async def test_what_came_unnoticed_while_a_job_was_sent_is_found(
     await join(peer, queue)
     await peer.send(encode(finished("early")))
     # Looking takes the socket's sign away, as sending may.
-    assert zmq.Socket.shadow(queue._socket).poll(5000)
+    assert has_come(queue)
     await queue.submit(chat_job("a"))
     assert await asyncio.wait_for(anext(queue.messages()), 5) == finished("early")
 
