@@ -9,6 +9,7 @@ import platform
 import resource
 import signal
 import struct
+from contextlib import suppress
 
 NICENESS = 10
 
@@ -48,7 +49,8 @@ def step_back() -> None:
     """Yield to the worker and the gateway: whoever reads an answer notices a late token sooner than who waits for the
     first one. The process gets a tenth of a core that others want, and never takes one from them by waking up."""
     os.nice(NICENESS)
-    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with suppress(OSError):  # some containers forbid it
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def isolate_network() -> bool:
