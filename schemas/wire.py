@@ -35,6 +35,13 @@ def encode(message: ToGateway | ToWorker) -> bytes:
     return bytes((VERSION,)) + _encoder.encode(message)
 
 
+def encode_large(message: ToGateway | ToWorker) -> bytearray:
+    """As `encode`, for a message that may be megabytes: they are not copied for the version byte in front of them."""
+    data = bytearray((VERSION,))
+    _encoder.encode_into(message, data, 1)
+    return data
+
+
 def decode_for_gateway(data: bytes) -> ToGateway:
     """A worker's message. Raises WireError on anything else."""
     message: ToGateway = _decode(_to_gateway, data)
