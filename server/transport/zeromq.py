@@ -21,7 +21,7 @@ import zmq
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
 from schemas.events import Accepted, Delta, Event, Failed, Finished
 from schemas.jobs import Job
-from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToWorker, WireError, decode_for_gateway, encode
+from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToWorker, WireError, decode_for_gateway, encode, encode_large
 from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.broker import Broker
@@ -214,7 +214,7 @@ class ZeroMQQueue:
 
     def _assign(self) -> None:
         for worker_id, job in self._broker.assign():
-            if not self._reaches(worker_id, encode(job)):
+            if not self._reaches(worker_id, encode_large(job)):
                 # It never got there, so its loss is none of this job's doing: another worker takes it as it is.
                 self._broker.submit(job, front=True)
                 self._worker_lost(worker_id)
@@ -226,7 +226,7 @@ class ZeroMQQueue:
         if not self._reaches(worker_id, frame):
             self._worker_lost(worker_id)
 
-    def _reaches(self, worker_id: str, frame: bytes) -> bool:
+    def _reaches(self, worker_id: str, frame: bytes | bytearray) -> bool:
         """Send a frame; False when the worker cannot be reached any more."""
         if self._socket is None:
             return True
