@@ -83,7 +83,8 @@ def _success(operation: Operation, answers: dict[type, Schema]) -> Schema:
         return {"description": "Success", "content": {operation.gives: {"schema": {"type": "string"}}}}
     response = _json_response("Success", answers[operation.gives])
     if operation.is_streamed:
-        response["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        # No schema: some tools hold it against each event, others against the whole body.
+        response["content"]["text/event-stream"] = {}
     return response
 
 
