@@ -3,6 +3,8 @@
 # make test | lint | clean
 # make fuzz                          10,000 damaged pictures and 1,000 damaged clips; for the night
 # make chaos                         thousands of faults under load, over both queues; tables in benchmarks/results
+# make conformance                   5,000 requests generated from /openapi.json; a table in benchmarks/results
+# make smoke                         other clients (litellm, langchain-openai, openai-node) against the demo model
 # make goldens GOLDENS=DIR           the tests against reference results, with a full set in place of the lean copy
 #
 # Another package index (for example torch's own, with smaller CPU builds) is chosen as pip has it:
@@ -16,9 +18,13 @@ TORCH ?= torch==2.13.0
 BIN := $(VENV)/bin
 DAEMON := $(VENV)/.glimpsed-daemon
 TESTS := $(VENV)/.glimpsed-tests
+SMOKE := $(VENV)/smoke
+# Not with the tests: litellm wants another openai, and both are 260 MB together.
+SMOKED := 'litellm[mcp]==1.106.2' langchain-openai==1.7.3
+SMOKED_NODE := openai@6.49.0
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt
 
-.PHONY: install serve test fuzz chaos lint goldens clean
+.PHONY: install serve test fuzz chaos conformance smoke lint goldens clean
 
 install: $(TESTS)
 
@@ -49,6 +55,15 @@ test: install
 
 fuzz: install
 	$(BIN)/python -m pytest -m slow tests/workers/media/test_fuzz.py
+
+conformance: install
+	$(BIN)/python -m benchmarks.conformance
+
+smoke: install
+	test -x $(SMOKE)/bin/python || $(BIN)/python -m venv $(SMOKE)
+	$(SMOKE)/bin/python -m pip install --disable-pip-version-check --quiet $(SMOKED)
+	npm install --silent --no-audit --no-fund --prefix $(SMOKE)/node $(SMOKED_NODE)
+	$(BIN)/python -m tests.smoke $(SMOKE)/bin/python $(SMOKE)/node
 
 chaos: install
 	$(BIN)/python -m benchmarks.chaos --kills 1000
