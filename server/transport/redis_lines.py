@@ -3,7 +3,7 @@
 All gateways share the lines; schemas.redis_names says how they lie there.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -119,13 +119,14 @@ class Lines:
         self._depths[job.model] = int(answer[0])
         return int(answer[0])
 
-    async def share(self, waiting: WaitingJob) -> None:
-        """Offer a job to all workers that was offered to one; whoever takes it first has it."""
-        pointer = await self._share(
-            keys=[waiting.line, waiting.common_line, waiting.key],
-            args=[waiting.pointer or b"", self._gateway_id, waiting.job_id, waiting.epoch],
-        )
-        waiting.offered_to, waiting.pointer = None, pointer
+    async def share(self, jobs: Iterable[WaitingJob]) -> None:
+        """Offer jobs to all workers that were offered to one; whoever takes one first has it."""
+        for waiting in jobs:
+            pointer = await self._share(
+                keys=[waiting.line, waiting.common_line, waiting.key],
+                args=[waiting.pointer or b"", self._gateway_id, waiting.job_id, waiting.epoch],
+            )
+            waiting.offered_to, waiting.pointer = None, pointer
 
     async def withdraw(self, jobs: Collection[WaitingJob]) -> None:
         """Take jobs back; one that was taken meanwhile is with its worker all the same."""

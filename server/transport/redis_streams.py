@@ -164,7 +164,6 @@ class RedisQueue:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
         with contextlib.suppress(*FAILURES):
             await self._lines.withdraw(self._waiting.values())
             await self._client.srem(names.GATEWAYS, self._id)
@@ -183,8 +182,7 @@ class RedisQueue:
             pipe.sadd(names.GATEWAYS, self._id)
             pipe.pexpire(names.GATEWAYS, int(1000 * self._lease_s))
             await pipe.execute()
-        for waiting in self._offers.overdue(self._waiting.values(), time.monotonic()):
-            await self._lines.share(waiting)
+        await self._lines.share(self._offers.overdue(self._waiting.values(), time.monotonic()))
         models = {hello.card.name for hello in self._leases.hellos()}
         await self._lines.count(models | {waiting.model for waiting in self._waiting.values()})
         if time.monotonic() - self._checked_at >= min(CHECK_S, self._lease_s):
@@ -293,10 +291,9 @@ class RedisQueue:
             await pipe.execute()
 
     def _report(self, lost: Iterable[JobLost]) -> None:
-        for message in lost:
-            worker = message.worker_id or "no worker"
-            log.warning("job %s (epoch %d) was lost with %s", message.job_id, message.epoch, worker)
-            self._inbox.put_nowait(message)
+        for job in lost:
+            log.warning("job %s (epoch %d) was lost with %s", job.job_id, job.epoch, job.worker_id or "no worker")
+            self._inbox.put_nowait(job)
 
 
 def _lost_by_the_queue(job_id: str, epoch: int) -> JobLost:
