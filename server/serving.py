@@ -29,6 +29,8 @@ KEEP_ALIVE_S = 75
 LAST_CONNECTIONS_S = 5
 """How long connections get to close once no request runs any more."""
 POLL_S = 0.05
+YOUNG_OBJECTS = 10_000
+"""After so many new ones that stay, garbage is looked for."""
 EXIT_IMPATIENT = 1
 USER_TIMEOUT_S = 30
 """How long a peer may acknowledge nothing of what it was sent, before the kernel takes it for gone."""
@@ -75,6 +77,8 @@ class Serving:
         # What is there by now stays; looked through by every full collection, it would hold up all streams for 50 ms.
         gc.collect()
         gc.freeze()
+        # The rest is mostly events on their way, which are not garbage, however often one looks.
+        gc.set_threshold(YOUNG_OBJECTS)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
