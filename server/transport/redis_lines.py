@@ -3,6 +3,7 @@
 All gateways share the lines; schemas.redis_names says how they lie there.
 """
 
+import asyncio
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from redis.asyncio import Redis
 
 from schemas import redis_names as names
 from schemas.jobs import Job
+from schemas.redis_link import MAX_CONNECTIONS, SOCKET_TIMEOUT_S
 from schemas.wire import encode
 
 SUBMIT = """
@@ -60,6 +62,8 @@ return missing
 
 NO_LIMIT = -1
 MIN_TTL_S = 1.0
+MAX_PUTS = MAX_CONNECTIONS // 2
+"""At a time. With all connections at it, a burst of jobs would keep the gateway from renewing its mailbox in time."""
 
 
 @dataclass(slots=True)
@@ -105,15 +109,21 @@ class Lines:
         self._share = client.register_script(SHARE)
         self._missing = client.register_script(MISSING)
         self._depths: dict[str, int] = {}
+        self._putting = asyncio.Semaphore(MAX_PUTS)
 
     async def put(self, job: Job, waiting: WaitingJob, most: int) -> int:
         """Put a job in its line, unless `most` jobs wait for its model already: then it has no pointer afterwards.
         Returns how many wait in the common lines."""
         ttl_ms = int(1000 * max(MIN_TTL_S, job.timeout_s))
-        answer = await self._submit(
-            keys=[*names.lines_of(job.model), waiting.line, waiting.key],
-            args=[most, ttl_ms, encode(job), self._gateway_id, job.job_id, job.epoch],
-        )
+        async with asyncio.timeout(SOCKET_TIMEOUT_S):
+            await self._putting.acquire()
+        try:
+            answer = await self._submit(
+                keys=[*names.lines_of(job.model), waiting.line, waiting.key],
+                args=[most, ttl_ms, encode(job), self._gateway_id, job.job_id, job.epoch],
+            )
+        finally:
+            self._putting.release()
         if len(answer) > 1:
             waiting.pointer = answer[1]
         self._depths[job.model] = int(answer[0])
