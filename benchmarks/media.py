@@ -3,16 +3,19 @@
     python -m benchmarks.media [--pictures 24] [--clips 4]
 
 Pictures: 1920x1080 JPEG, up to 12 tiles of 448. Clips: 1280x720, 30 s of H.264, 64 frames. Pixels of the exact mode are
-compared with the reference's bit for bit before anything is timed.
+compared with the reference's bit for bit before anything is timed. The reference is held to one core: decord decodes
+in a thread of its own beside the one that asks, which on an idle machine is a second core.
 """
 
 import argparse
 import asyncio
 import base64
 import io
+import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +49,7 @@ def main() -> None:
     clips = [moving_clip(1280, 720, 30, 0)]
     rows = asyncio.run(measure(pictures, clips, asked.pictures, asked.clips))
     notes = (
-        f"{PROCESSES} decode processes; the reference is the model cards' code on one thread. Pictures: 1920x1080 "
+        f"{PROCESSES} decode processes; the reference is the model cards' code on one core. Pictures: 1920x1080 "
         f"JPEG, at most {TILES} tiles of {SIZE} and the thumbnail. Clips: 1280x720 H.264, 30 s, {FRAMES} frames. The "
         f"exact mode's pixels equal the reference's. Rates: the best of {ROUNDS} rounds, times: the least of 30."
     )
@@ -66,7 +69,7 @@ async def measure(
             picture_rates.append(await picture_round(sandbox, pictures, num_pictures))
             clip_rates.append(await clip_round(sandbox, clips, num_clips))
         reference, exact, fast = (max(rates) for rates in zip(*picture_rates, strict=True))
-        reference_clips, exact_clips, fast_clips = (max(rates) for rates in zip(*clip_rates, strict=True))
+        reference_clips, helped, exact_clips, fast_clips = (max(rates) for rates in zip(*clip_rates, strict=True))
         overhead_s = await overhead(sandbox, pictures)
         small_s = await overhead(sandbox, [photograph(320, 240, seed) for seed in range(6)])
     finally:
@@ -77,6 +80,7 @@ async def measure(
         ("pictures/s, exact", exact, exact / reference, ">= 2"),
         ("pictures/s, fast_resize", fast, fast / reference, ">= 4"),
         ("frames/s of clips, reference", reference_clips * FRAMES, 1.0, ""),
+        ("frames/s of clips, reference and a core for decord's thread", helped * FRAMES, helped / reference_clips, ""),
         ("frames/s of clips, exact", exact_clips * FRAMES, exact_clips / reference_clips, ">= 1.8"),
         ("frames/s of clips, fast_resize", fast_clips * FRAMES, fast_clips / reference_clips, ">= 4"),
         ("the sandbox's share of a 1920x1080 picture, ms", overhead_s * 1e3, "", "< 3"),
@@ -94,12 +98,25 @@ async def picture_round(sandbox: Sandbox, pictures: Sequence[bytes], count: int)
     return (reference, *rates)
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """For this thread and those that it starts meanwhile."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 async def clip_round(sandbox: Sandbox, clips: Sequence[bytes], count: int) -> tuple[float, ...]:
-    """Clips per second: the reference, exact, fast."""
-    reference = per_second(lambda _: clip_pixels(clips[0], SIZE, FRAMES), 1)
+    """Clips per second: the reference, the same with a core for decord's thread, exact, fast."""
+    with one_core():
+        reference = per_second(lambda _: clip_pixels(clips[0], SIZE, FRAMES), 1)
+    helped = per_second(lambda _: clip_pixels(clips[0], SIZE, FRAMES), 1)
     fast = replace(CLIP, fast_resize=True)
     rates = [await pool_rate(sandbox, clips, each, MediaKind.VIDEO, count) for each in (CLIP, fast)]
-    return (reference, *rates)
+    return (reference, helped, *rates)
 
 
 async def check_exact(sandbox: Sandbox, picture: bytes, clip: bytes) -> None:
