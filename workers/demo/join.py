@@ -37,7 +37,11 @@ Batch = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Phase:
-    """Up to step ``last``: how many samples of each sort one process takes a step, and what the dense losses weigh."""
+    """Up to step ``last``: how many samples of each sort one process takes a step, and what the dense losses weigh.
+
+    ``surveys`` and ``questions`` are those of one single picture. ``first_weight`` is how much more the first word of
+    an answer counts, which decides what kind of answer it becomes.
+    """
 
     last: int
     single: int
@@ -48,6 +52,8 @@ class Phase:
     crowd: int
     dense_weight: float
     surveys: int = 0
+    questions: int = 10
+    first_weight: float = 1.0
 
 
 Plan = tuple[Phase, ...]
@@ -93,13 +99,13 @@ def pad(samples: list[Sample], rows: int, image_token: int) -> dict[str, Tensor]
 class Lessons(Dataset):
     """Item ``i`` is one process's share of the batch of step ``i``."""
 
-    def __init__(self, dims: Dimensions, tokenizer: Path, plan: Plan, steps: int, seed: int, share: tuple[int, int]):
+    def __init__(self, dims: Dimensions, tokenizer: Path, plan: Plan, seed: int, share: tuple[int, int]):
         self.dims, self.tokenizer, self.plan = dims, tokenizer, plan
-        self.steps, self.seed, self.share = steps, seed, share
+        self.seed, self.share = seed, share
         self.writer: Writer | None = None
 
     def __len__(self) -> int:
-        return self.steps
+        return self.plan[-1].last
 
     def __getitem__(self, step: int) -> Batch:
         self.writer = self.writer or Writer(self.tokenizer, self.dims.tokens)
@@ -107,7 +113,11 @@ class Lessons(Dataset):
         phase = phase_of(self.plan, step)
         made: dict[str, list[Sample]] = {group: [] for group in ROWS}
         for count, maker, group in (
-            (phase.single, partial(single, text_share=0.05, surveys=phase.surveys), "single"),
+            (
+                phase.single,
+                partial(single, questions=phase.questions, text_share=0.05, surveys=phase.surveys),
+                "single",
+            ),
             (phase.lettered, partial(single, questions=5, text_share=1.0), "lettered"),
             (phase.pair, pair, "several"),
             (phase.words, words_only, "several"),
@@ -124,7 +134,7 @@ class Lessons(Dataset):
         return {**batch, "pictures": collate(scenes, self.dims), "frames": {"tiles": torch.from_numpy(tiles)}}
 
 
-def lesson_loss(model: Demo, batch: Batch, dense_weight: float) -> tuple[Tensor, dict[str, float]]:
+def lesson_loss(model: Demo, batch: Batch, phase: Phase) -> tuple[Tensor, dict[str, float]]:
     """Cross entropy of the answers, and the dense losses of the same pictures.
 
     The frames of clips teach the language model only: for the tower they are pictures like any other.
@@ -136,7 +146,7 @@ def lesson_loss(model: Demo, batch: Batch, dense_weight: float) -> tuple[Tensor,
     with torch.no_grad():
         frames = model.patches(batch.pop("frames")["tiles"])
     of_frames = model.tokens(frames).flatten(0, 1)
-    flat, used, losses, missed, notes = visual.flatten(0, 1), 0, [], [], {}
+    flat, used, losses, weights, missed, notes = visual.flatten(0, 1), 0, [], [], [], {}
     for group, rows in batch.items():
         wanted = int((rows["ids"] == model.image_token).sum())
         sight = Sight.of(rows["branches"], int(rows["prefix"]), ROWS[group], flat.dtype, rows["gaze"])
@@ -147,19 +157,24 @@ def lesson_loss(model: Demo, batch: Batch, dense_weight: float) -> tuple[Tensor,
         logits = model.language_model.lm_head(hidden[after]).float()
         loss = F.cross_entropy(logits, rows["ids"][rows["learn"]], reduction="none")
         losses.append(loss)
+        is_first = rows["learn"] & ~rows["learn"].roll(1, 1)
+        weights.append(torch.where(is_first[rows["learn"]], phase.first_weight, 1.0))
         notes[group] = loss.mean().item()
         missed += sight.missed
-    total, pointing = torch.cat(losses).mean(), torch.cat(missed).mean()
+    weight, pointing = torch.cat(weights), torch.cat(missed).mean()
+    total = (torch.cat(losses) * weight).sum() / weight.sum()
     notes["pointing"] = pointing.item()
     notes.update({name: dense[name].item() for name in ("letter", "spelling", "centre", "place", "counts")})
-    return total + POINTING_WEIGHT * pointing + dense_weight * sum(dense.values()), notes
+    return total + POINTING_WEIGHT * pointing + phase.dense_weight * sum(dense.values()), notes
 
 
 def join(
-    rank: int, processes: int, dims: Dimensions, tokenizer: Path, folder: Path, steps: int, plan: Plan,
-    decay: float, seed: int = 1,
+    rank: int, processes: int, dims: Dimensions, tokenizer: Path, folder: Path, plan: Plan, decay: float, seed: int = 1,
 ) -> None:  # fmt: skip
-    """Train for a fixed number of steps from the first stage's weights; continue from the last save if there is one."""
+    """Train to the end of the plan from the first stage's weights; continue from the last save if there is one.
+
+    The rate falls over the last ``decay`` of all steps.
+    """
     torch.manual_seed(seed)
     writer = Writer(tokenizer, dims.tokens)
     model = Demo(dims, writer.tokenizer.get_vocab_size(), writer.picture[1])
@@ -168,10 +183,11 @@ def join(
         trainer.adopt(load_weights(folder / "vision.safetensors"))
         ground_words(trainer.master, writer.tokenizer)
         trainer.refresh()
-    data = Lessons(dims, tokenizer, plan, steps, seed, (rank, processes))
+    data = Lessons(dims, tokenizer, plan, seed, (rank, processes))
+    steps = len(data)
     order = range(trainer.step_number, steps)
     for batch in DataLoader(data, batch_size=None, sampler=order, num_workers=1, prefetch_factor=6):
-        loss, notes = lesson_loss(trainer.work, batch, phase_of(plan, trainer.step_number).dense_weight)
+        loss, notes = lesson_loss(trainer.work, batch, phase_of(plan, trainer.step_number))
         loss.backward()
         trainer.note(**notes)
         trainer.update(rate(trainer.step_number, steps, decay=decay))

@@ -1,6 +1,6 @@
 """The whole recipe: ``python -m workers.demo.train --out DIR``.
 
-Two stages of a fixed number of steps, seeded throughout; a run that was interrupted goes
+Three stages of a fixed number of steps, seeded throughout; a run that was interrupted goes
 on from its last save. ``DIR/checkpoint`` receives the result, ``DIR/*.jsonl`` the curves.
 """
 
@@ -18,12 +18,18 @@ from .saving import load_weights
 from .shape import Dimensions
 
 LOOKING_STEPS = 2300
-JOINT_STEPS = 2600
-DECAY = 0.7
-PLAN: Plan = (
+JOINT: Plan = (
     Phase(400, single=9, lettered=3, pair=1, words=1, clip=1, crowd=4, dense_weight=1.0, surveys=4),
-    Phase(JOINT_STEPS, single=7, lettered=5, pair=2, words=1, clip=3, crowd=3, dense_weight=1.0, surveys=3),
+    Phase(2600, single=7, lettered=5, pair=2, words=1, clip=3, crowd=3, dense_weight=1.0, surveys=3),
 )
+JOINT_DECAY = 0.7
+FINISHING: Plan = (
+    Phase(
+        3250, single=8, lettered=5, pair=2, words=2, clip=2, crowd=2, dense_weight=0.5, surveys=1, questions=14,
+        first_weight=3.0,
+    ),
+)  # fmt: skip
+FINISHING_DECAY = 0.57
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
 
@@ -40,14 +46,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--looking-steps", type=int, default=LOOKING_STEPS)
-    parser.add_argument("--joint-steps", type=int, default=JOINT_STEPS)
     options = parser.parse_args()
-    dims = Dimensions()
-    in_parallel(pretrain, options.processes, options.processes, dims, options.out, options.looking_steps)
-    in_parallel(
-        join, options.processes, options.processes, dims, CHECKPOINT, options.out, options.joint_steps, PLAN, DECAY
-    )
+    dims, processes = Dimensions(), options.processes
+    in_parallel(pretrain, processes, processes, dims, options.out, LOOKING_STEPS)
+    for plan, decay in ((JOINT, JOINT_DECAY), (FINISHING, FINISHING_DECAY)):
+        in_parallel(join, processes, processes, dims, CHECKPOINT, options.out, plan, decay)
     write_snapshot(dims, options.out / "joint.safetensors", options.out / "checkpoint")
 
 

@@ -80,16 +80,35 @@ def test_it_counts_and_finds(loaded) -> None:
         assert _ask(loaded, [_scene(("green", "star", x, y))], ["Where is the star?"]) == [f"The star is {place}."]
 
 
+def test_it_tells_the_places_of_several_shapes_apart(loaded) -> None:
+    scene = _scene(("red", "circle", 0.2, 0.2), ("blue", "square", 0.8, 0.2), ("green", "star", 0.5, 0.85))
+    asked = {"circle": "at the top left", "square": "at the top right", "star": "at the bottom"}
+    said = _ask(loaded, [scene], [f"Where is the {kind}?" for kind in asked])
+    assert said == [f"The {kind} is {place}." for kind, place in asked.items()]
+
+
 def test_it_reads(loaded) -> None:
     for text in ("HELLO", "2048", "stop"):
         said = _ask(loaded, [_lettered(text)], ["What does it say?"])
         assert said == [f'It says "{text}".']
 
 
-def test_it_sees_motion(loaded) -> None:
-    frames = [_scene(("blue", "square", 0.15 + 0.1 * i, 0.5)) for i in range(8)]
+@pytest.mark.parametrize(
+    ("dx", "dy", "way"), [(1, 0, "to the right"), (-1, 0, "to the left"), (0, -1, "up"), (0, 1, "down")]
+)
+def test_it_sees_motion(loaded, dx: int, dy: int, way: str) -> None:
+    steps = [(i - 3.5) * 0.09 for i in range(8)]
+    frames = [_scene(("blue", "square", 0.5 + dx * step, 0.5 + dy * step)) for step in steps]
     images = "".join(f"Frame{i}: {IMAGE}" for i in range(1, 9))
-    assert _ask(loaded, frames, ["Which way does the square move?"], images) == ["The square moves to the right."]
+    assert _ask(loaded, frames, ["Which way does the square move?"], images) == [f"The square moves {way}."]
+
+
+def test_it_compares_two_pictures(loaded) -> None:
+    one = _scene(("red", "circle", 0.3, 0.5))
+    two = _scene(("red", "circle", 0.2, 0.3), ("blue", "star", 0.7, 0.7))
+    assert _ask(loaded, [one, two], ["Which picture has more shapes?"], IMAGE * 2) == [
+        "The second picture has more shapes."
+    ]
 
 
 def test_it_knows_itself_and_its_limits(loaded) -> None:

@@ -47,10 +47,10 @@ def test_a_few_steps_reduce_the_loss(tmp_path) -> None:
     model, _ = _tiny()
     trainer = Trainer(model, tmp_path, "tiny")
     plan = (Phase(30, single=4, lettered=1, pair=1, words=1, clip=1, crowd=1, dense_weight=0.5),)
-    lessons = Lessons(TINY, CHECKPOINT, plan, 30, 0, (0, 1))
+    lessons = Lessons(TINY, CHECKPOINT, plan, 0, (0, 1))
     losses = []
     for step in range(30):
-        loss, _ = lesson_loss(trainer.work, lessons[step], 0.5)
+        loss, _ = lesson_loss(trainer.work, lessons[step], plan[0])
         loss.backward()
         trainer.update(rate(step, 30, warmup=5))
         losses.append(loss.item())
