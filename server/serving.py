@@ -19,6 +19,7 @@ from typing import Self, cast
 import uvicorn
 from fastapi import FastAPI
 
+from schemas.allocator import give_back_buffers
 from server.http_crowd import Crowd
 from server.http_protocol import HttpPatience, HttpProtocol
 
@@ -29,6 +30,8 @@ KEEP_ALIVE_S = 75
 LAST_CONNECTIONS_S = 5
 """How long connections get to close once no request runs any more."""
 POLL_S = 0.05
+BUFFER_BYTES = 2 * 2**20
+"""What is at least this large goes back to the system at once: bodies with media, and messages that carry them."""
 YOUNG_OBJECTS = 10_000
 """After so many new ones that stay, garbage is looked for."""
 EXIT_IMPATIENT = 1
@@ -74,6 +77,7 @@ class Serving:
         self._is_asked = asyncio.Event()
 
     async def __aenter__(self) -> Self:
+        give_back_buffers(BUFFER_BYTES)
         # What is there by now stays; looked through by every full collection, it would hold up all streams for 50 ms.
         gc.collect()
         gc.freeze()

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable
 
+from schemas.allocator import give_back_buffers
 from schemas.control import Hello
 from schemas.flags import ConfigError
 from schemas.logs import configure_logging
@@ -23,6 +24,9 @@ from workers.transport.base import JobSource
 from workers.worker import Worker
 
 EXIT_FAILED, EXIT_BAD_SETTINGS, EXIT_CANNOT_LOAD = 1, 2, 3
+
+BUFFER_BYTES = 16 * 2**20
+"""What is at least this large goes back to the system at once: jobs with media; smaller ones are a step's tensors."""
 
 log = logging.getLogger("workers")
 
@@ -50,6 +54,7 @@ def main(argv: list[str], open_handler: OpenHandler | None = None) -> int:
         return EXIT_BAD_SETTINGS
     configure_logging(settings.log_level, settings.log_format, f"worker[{os.getpid()}]")
     bound_spinning()
+    give_back_buffers(BUFFER_BYTES)
     if settings.supervisor_pid is not None:
         die_with_parent(settings.supervisor_pid)
     try:
