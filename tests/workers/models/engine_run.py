@@ -117,8 +117,8 @@ def run_counting(core: Engine, cases: Sequence[Case]) -> tuple[list[Finished], i
     preempted: list[str] = []
     schedule = core.scheduler.schedule
 
-    def recording():
-        plan = schedule()
+    def recording(alone=None):
+        plan = schedule(alone)
         preempted.extend(plan.preempted)
         return plan
 

@@ -194,8 +194,8 @@ def run(core: Engine, served: Served, names: tuple[str, ...]) -> tuple[dict[str,
     preempted: list[str] = []
     schedule = core.scheduler.schedule
 
-    def recording():
-        plan = schedule()
+    def recording(alone=None):
+        plan = schedule(alone)
         preempted.extend(plan.preempted)
         return plan
 

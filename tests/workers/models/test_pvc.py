@@ -98,8 +98,8 @@ def test_a_clip_is_encoded_once_though_its_frames_lie_apart():
     core, encoded = engine(PVC, budget=5), []
     schedule = core.scheduler.schedule
 
-    def recording():
-        plan = schedule()
+    def recording(alone=None):
+        plan = schedule(alone)
         encoded.extend(item.key for item in plan.encode)
         return plan
 
