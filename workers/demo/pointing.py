@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .dense import letter_targets
+from .dense import dense_targets, letter_targets
 from .lettering import ALPHABET, Lettering
 from .scenes import Scene, Shape
 
@@ -68,12 +68,20 @@ def cells_of_characters(text: Lettering, cells: int) -> list[np.ndarray]:
     return found
 
 
+def empty_cells(scene: Scene, cells: int) -> np.ndarray:
+    """The visual tokens that show nothing but the background."""
+    targets = dense_targets(scene, cells * 2)
+    patches = (targets["cover"] == 0) & (targets["letter"] == 0)
+    return patches.reshape(cells, 2, cells, 2).all((1, 3)).ravel().nonzero()[0]
+
+
 class Pointer:
     """Turns the focus of answers into visual tokens, numbered through all pictures of a sample."""
 
     def __init__(self, scenes: Sequence[Scene], cells: int):
         self.cells = cells
         self.characters = [cells_of_characters(s.lettering, cells) if s.lettering else [] for s in scenes]
+        self.empty = empty_cells(scenes[0], cells) if len(scenes) == 1 else np.array([], int)
         self.strings = [s.lettering.string if s.lettering else "" for s in scenes]
 
     def at(self, where: Seen) -> np.ndarray:
@@ -82,7 +90,7 @@ class Pointer:
     def follow(self, answer: str, offsets: Sequence[tuple[int, int]], focus: Focus) -> list[np.ndarray | None]:
         """For each token of the answer the visual tokens it is about, or None."""
         ends = [(end, self.at(shape)) for end, shape in spans(answer, focus)]
-        letters = self._letters(answer)
+        letters = self._letters(answer) | self._background(answer)
         told: list[np.ndarray | None] = []
         for start, _ in offsets:
             word = letters.get(start)
@@ -100,3 +108,10 @@ class Pointer:
                 everywhere = np.unique(np.concatenate(cells)) + number * self.cells**2
                 return dict.fromkeys(range(len(answer)), everywhere)
         return {}
+
+    def _background(self, answer: str) -> dict[int, np.ndarray]:
+        """Character of the answer -> visual tokens, where it tells of the background or ends without."""
+        if not len(self.empty) or not answer.startswith(("The background is", "The picture shows")):
+            return {}
+        start = answer.rfind(" on a") if answer.endswith(" background.") else len(answer) - 1
+        return dict.fromkeys(range(max(0, start) if "shows" in answer else 0, len(answer)), self.empty)

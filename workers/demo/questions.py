@@ -251,7 +251,7 @@ def ask_list(rng: random.Random, scene: Scene, held: bool) -> Turn | None:
 SHAPE_ASKERS: tuple[tuple[Asker, float], ...] = (
     (ask_total, 1.2), (ask_count, 1.6), (ask_exists, 1.6), (ask_colour, 1.6), (ask_shape, 1.4), (ask_only, 2.0),
     (ask_where, 2.4), (ask_side, 0.9), (ask_is_in_area, 0.8), (ask_area, 1.2), (ask_beside, 1.8), (ask_relative, 1.2),
-    (ask_extreme, 0.5), (ask_background, 1.2), (ask_describe, 1.6), (ask_list, 0.6), (ask_read, 0.3),
+    (ask_extreme, 0.5), (ask_background, 1.6), (ask_describe, 2.2), (ask_list, 0.6), (ask_read, 0.3),
 )  # fmt: skip
 TEXT_ASKERS: tuple[tuple[Asker, float], ...] = (
     (ask_read, 6.0), (ask_text, 2.0), (ask_describe, 1.0), (ask_total, 0.5), (ask_count, 0.4), (ask_exists, 0.5),

@@ -18,18 +18,34 @@ from .saving import load_weights
 from .shape import Dimensions
 
 LOOKING_STEPS = 2300
-JOINT: Plan = (
-    Phase(400, single=9, lettered=3, pair=1, words=1, clip=1, crowd=4, dense_weight=1.0, surveys=4),
-    Phase(2600, single=7, lettered=5, pair=2, words=1, clip=3, crowd=3, dense_weight=1.0, surveys=3),
-)
-JOINT_DECAY = 0.7
-FINISHING: Plan = (
-    Phase(
-        3250, single=8, lettered=5, pair=2, words=2, clip=2, crowd=2, dense_weight=0.5, surveys=1, questions=14,
-        first_weight=3.0,
+STAGES: tuple[tuple[Plan, float], ...] = (
+    (
+        (
+            Phase(400, single=9, lettered=3, pair=1, words=1, clip=1, crowd=4, dense_weight=1.0, surveys=4),
+            Phase(2600, single=7, lettered=5, pair=2, words=1, clip=3, crowd=3, dense_weight=1.0, surveys=3),
+        ),
+        0.7,
+    ),
+    (
+        (
+            Phase(
+                3250, single=8, lettered=5, pair=2, words=2, clip=2, crowd=2, dense_weight=0.5, surveys=1,
+                questions=14, first_weight=3.0,
+            ),
+        ),
+        0.57,
+    ),
+    (
+        (
+            Phase(
+                3600, single=9, lettered=5, pair=2, words=1, clip=2, crowd=2, dense_weight=0.5, surveys=1,
+                questions=14, first_weight=3.0,
+            ),
+        ),
+        0.28,
     ),
 )  # fmt: skip
-FINISHING_DECAY = 0.57
+"""Joint learning, then finishing twice: the plan, and over which part of all steps the rate falls to nothing."""
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
 
@@ -49,7 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     dims, processes = Dimensions(), options.processes
     in_parallel(pretrain, processes, processes, dims, options.out, LOOKING_STEPS)
-    for plan, decay in ((JOINT, JOINT_DECAY), (FINISHING, FINISHING_DECAY)):
+    for plan, decay in STAGES:
         in_parallel(join, processes, processes, dims, CHECKPOINT, options.out, plan, decay)
     write_snapshot(dims, options.out / "joint.safetensors", options.out / "checkpoint")
 

@@ -64,6 +64,19 @@ def test_quoted_letters_point_from_left_to_right_at_the_word() -> None:
     assert columns == sorted(columns) and columns[0] < 2 < columns[2]
 
 
+def test_what_is_said_of_the_background_points_at_empty_places() -> None:
+    pointer = Pointer([SCENE], 6)
+    shown = "The picture shows a red circle and a blue star"
+    for answer, start in (
+        ("The background is white.", 0),
+        (f"{shown} on a white background.", len(shown)),
+        (f"{shown}.", len(shown)),
+    ):
+        told = pointer.follow(answer, [(i, i + 1) for i in range(len(answer))], seen(CIRCLE, STAR))
+        empty = [at is not None and len(at) > 20 and not {0, 35} & set(at.tolist()) for at in told]
+        assert empty == [i >= start for i in range(len(answer))]
+
+
 def test_a_clip_is_held_against_its_last_frame() -> None:
     rng = random.Random(5)
     clip = sample_clip(rng, 4)
