@@ -9,9 +9,13 @@ import binascii
 from workers.media.failures import Failure, media_error
 from workers.media.types import MediaKind
 
+ANIMATIONS = ("image/gif", "image/webp")
+"""What may be asked about as a clip too, under the only media types that it has."""
+
 
 def base64_text(url: str, kind: MediaKind, max_bytes: int) -> memoryview:
-    """The text behind the comma of `data:image/png;base64,....`, not yet looked at; the type must be of `kind`.
+    """The text behind the comma of `data:image/png;base64,....`, not yet looked at; the type must be of `kind`, or an
+    animation's for a clip.
 
     max_bytes: of the file that it stands for. Raises MediaError.
     """
@@ -19,7 +23,7 @@ def base64_text(url: str, kind: MediaKind, max_bytes: int) -> memoryview:
     media_type, *parameters = header[len("data:") :].lower().split(";")
     if not comma or not parameters or parameters[-1] != "base64":
         raise media_error(kind, Failure.BASE64, f"The data URL must have the form data:{kind}/...;base64,...")
-    if not media_type.startswith(f"{kind}/"):
+    if not media_type.startswith(f"{kind}/") and not (kind is MediaKind.VIDEO and media_type in ANIMATIONS):
         raise media_error(kind, Failure.MEDIA_TYPE, f"The data URL's media type must be {kind}/...")
     start = len(header) + 1
     if len(url) == start:

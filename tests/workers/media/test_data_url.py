@@ -56,5 +56,10 @@ def test_anything_not_canonical_is_refused(text: str, code: ErrorCode) -> None:
 
 def test_codes_follow_the_kind() -> None:
     with pytest.raises(MediaError) as failed:
-        decode("data:image/gif;base64,QUJD", MediaKind.VIDEO)
+        decode("data:image/png;base64,QUJD", MediaKind.VIDEO)
     assert failed.value.code == ErrorCode.UNSUPPORTED_VIDEO_MEDIA_TYPE
+
+
+@pytest.mark.parametrize("media_type", ["image/gif", "image/webp"])
+def test_an_animation_may_be_sent_as_a_clip_under_the_type_it_has(media_type: str) -> None:
+    assert decode(f"data:{media_type};base64,QUJD", MediaKind.VIDEO) == b"ABC"
