@@ -7,7 +7,6 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from schemas.errors import Unavailable
 from schemas.jobs import ChatJob
 from schemas.openai.chat import ChatCompletionRequest, parse_chat_request
 from schemas.openai.generation import StreamOptions
@@ -17,7 +16,8 @@ from server.collect import collect
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
-from server.limits.deadline import asked_timeout_s, within
+from server.limits.deadline import within
+from server.routes.steps import let_in
 from server.streaming import ChatStream, Patience, cancel_on_disconnect
 from server.submit import JobMaker
 
@@ -30,14 +30,10 @@ def chat_router(
 
     @router.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
-        if fleet.is_draining:
-            raise Unavailable("The server is about to leave.")
-        tenant = request.state.tenant
-        timeout_s = asked_timeout_s(request)
         with ExitStack() as held:
-            place = held.enter_context(admission.place(tenant))
-            wanted = parse_chat_request(await read_json(request, max_body_bytes, place.charge))
-            job = within(maker.chat_job(wanted, tenant, fleet.card(wanted.model)), timeout_s)
+            entry = held.enter_context(let_in(request, fleet, admission))
+            wanted = parse_chat_request(await read_json(request, max_body_bytes, entry.place.charge))
+            job = within(maker.chat_job(wanted, entry.tenant, fleet.card(wanted.model)), entry.timeout_s)
             if wanted.stream:
                 return ChatStream(job, inflight, _writer(job, wanted), patience, held.pop_all())
             async with inflight.open(job) as stream, cancel_on_disconnect(request.receive, inflight, stream):

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from schemas.errors import GlimpsedError, Unavailable
+from schemas.errors import GlimpsedError
 from schemas.jobs import CompletionJob
 from schemas.openai.completion import parse_completion_request
 from schemas.openai.generation import StreamOptions
@@ -21,8 +21,9 @@ from server.fleet import Fleet
 from server.inflight import Inflight
 from server.job_stream import JobStream
 from server.json_body import read_json
-from server.limits.deadline import asked_timeout_s, within
+from server.limits.deadline import within
 from server.merge import Tagged, open_all, take_first, take_rest
+from server.routes.steps import let_in
 from server.streaming import HEADERS, Patience, cancel_on_disconnect
 from server.submit import JobMaker
 
@@ -35,15 +36,11 @@ def completions_router(
 
     @router.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        if fleet.is_draining:
-            raise Unavailable("The server is about to leave.")
-        tenant = request.state.tenant
-        timeout_s = asked_timeout_s(request)
         with ExitStack() as held:
-            place = held.enter_context(admission.place(tenant))
-            wanted = parse_completion_request(await read_json(request, max_body_bytes, place.charge))
-            made = maker.completion_jobs(wanted, tenant, fleet.card(wanted.model))
-            jobs = tuple(within(job, timeout_s) for job in made)
+            entry = held.enter_context(let_in(request, fleet, admission))
+            wanted = parse_completion_request(await read_json(request, max_body_bytes, entry.place.charge))
+            made = maker.completion_jobs(wanted, entry.tenant, fleet.card(wanted.model))
+            jobs = tuple(within(job, entry.timeout_s) for job in made)
             if wanted.stream:
                 options = wanted.stream_options or StreamOptions()
                 writer = CompletionWriter(

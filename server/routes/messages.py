@@ -9,7 +9,6 @@ from starlette.responses import Response
 
 from schemas.anthropic.answers import TokensCount
 from schemas.anthropic.messages import parse_count_tokens_request, parse_messages_request
-from schemas.errors import Unavailable
 from server.admission import Admission
 from server.anthropic.frames import MessageWriter
 from server.anthropic.translate import to_chat
@@ -18,9 +17,10 @@ from server.errors import ANTHROPIC_PATH
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
-from server.limits.deadline import asked_timeout_s, within
+from server.limits.deadline import within
 from server.param_names import ParamNames, WithNames
-from server.streaming import ChatStream, Patience, all_events, cancel_on_disconnect
+from server.routes.steps import let_in, write_whole
+from server.streaming import ChatStream, Patience
 from server.submit import JobMaker
 
 
@@ -32,39 +32,28 @@ def messages_router(
 
     @router.post(ANTHROPIC_PATH)
     async def messages(request: Request) -> Response:
-        if fleet.is_draining:
-            raise Unavailable("The server is about to leave.")
-        tenant = request.state.tenant
-        timeout_s = asked_timeout_s(request)
         names = ParamNames()
         with ExitStack() as held:
-            place = held.enter_context(admission.place(tenant))
-            wanted, passed_on = parse_messages_request(await read_json(request, max_body_bytes, place.charge))
+            entry = held.enter_context(let_in(request, fleet, admission))
+            wanted, passed_on = parse_messages_request(await read_json(request, max_body_bytes, entry.place.charge))
             chat = to_chat(wanted, passed_on, names)
             with names.in_errors():
-                job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
+                job = within(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)), entry.timeout_s)
             writer = MessageWriter(job)
             if wanted.stream:
                 return WithNames(ChatStream(job, inflight, writer, patience, held.pop_all()), names)
             with names.in_errors():
-                async with inflight.open(job) as stream, cancel_on_disconnect(request.receive, inflight, stream):
-                    async for event in all_events(stream):
-                        for _ in writer.frames(event):
-                            pass
+                await write_whole(request, inflight, job, writer)
         return Response(msgspec.json.encode(writer.message), media_type="application/json")
 
     @router.post(f"{ANTHROPIC_PATH}/count_tokens")
     async def count_tokens(request: Request) -> Response:
-        if fleet.is_draining:
-            raise Unavailable("The server is about to leave.")
-        tenant = request.state.tenant
-        timeout_s = asked_timeout_s(request)
         names = ParamNames()
-        with admission.place(tenant) as place:
-            wanted, passed_on = parse_count_tokens_request(await read_json(request, max_body_bytes, place.charge))
+        with let_in(request, fleet, admission) as entry:
+            wanted, passed_on = parse_count_tokens_request(await read_json(request, max_body_bytes, entry.place.charge))
             chat = to_chat(wanted, passed_on, names)
             with names.in_errors():
-                job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
+                job = within(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)), entry.timeout_s)
                 num_tokens = await count_prompt(request, inflight, job)
         return Response(msgspec.json.encode(TokensCount(num_tokens)), media_type="application/json")
 

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response as HttpResponse
 
-from schemas.errors import ErrorCode, RequestError, Unavailable
+from schemas.errors import ErrorCode, RequestError
 from schemas.openai.response_answers import DeletedResponse, InputItemList, InputTokens, Response
 from schemas.openai.response_items import Item
 from schemas.openai.responses import ResponsesRequest, parse_input_tokens_request, parse_responses_request
@@ -17,14 +17,15 @@ from server.counting import count_prompt
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
-from server.limits.deadline import asked_timeout_s, within
+from server.limits.deadline import within
 from server.param_names import ParamNames, WithNames
 from server.responses.frames import ResponseWriter
 from server.responses.pages import page_of, refuse_other_queries
 from server.responses.record import begun, is_stored, size_of_input, stored
 from server.responses.store import ResponseStore, StoredResponse
 from server.responses.translate import to_chat
-from server.streaming import ChatStream, Patience, all_events, cancel_on_disconnect
+from server.routes.steps import let_in, write_whole
+from server.streaming import ChatStream, Patience
 from server.submit import JobMaker
 
 
@@ -42,43 +43,32 @@ def responses_router(
 
     @router.post("/v1/responses")
     async def create(request: Request) -> HttpResponse:
-        if fleet.is_draining:
-            raise Unavailable("The server is about to leave.")
-        tenant = request.state.tenant
-        timeout_s = asked_timeout_s(request)
         names = ParamNames()
         with ExitStack() as held:
-            place = held.enter_context(admission.place(tenant))
-            wanted, passed_on = parse_responses_request(await read_json(request, max_body_bytes, place.charge))
-            earlier = _earlier(store, tenant, wanted)
-            _check_fits(store, wanted, earlier, place.size_bytes)
+            entry = held.enter_context(let_in(request, fleet, admission))
+            wanted, passed_on = parse_responses_request(await read_json(request, max_body_bytes, entry.place.charge))
+            earlier = _earlier(store, entry.tenant, wanted)
+            _check_fits(store, wanted, earlier, entry.place.size_bytes)
             chat = to_chat(wanted, passed_on, earlier.items if earlier else (), names)
             with names.in_errors():
-                job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
-            keep = partial(_keep, store, tenant, wanted, earlier, place.size_bytes)
+                job = within(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)), entry.timeout_s)
+            keep = partial(_keep, store, entry.tenant, wanted, earlier, entry.place.size_bytes)
             writer = ResponseWriter(job, begun(wanted, chat, job), keep)
             if wanted.stream:
                 return WithNames(ChatStream(job, inflight, writer, patience, held.pop_all()), names)
             with names.in_errors():
-                async with inflight.open(job) as stream, cancel_on_disconnect(request.receive, inflight, stream):
-                    async for event in all_events(stream):
-                        for _ in writer.frames(event):
-                            pass
+                await write_whole(request, inflight, job, writer)
         return _json(writer.response)
 
     @router.post("/v1/responses/input_tokens")
     async def input_tokens(request: Request) -> HttpResponse:
-        if fleet.is_draining:
-            raise Unavailable("The server is about to leave.")
-        tenant = request.state.tenant
-        timeout_s = asked_timeout_s(request)
         names = ParamNames()
-        with admission.place(tenant) as place:
-            wanted, passed_on = parse_input_tokens_request(await read_json(request, max_body_bytes, place.charge))
-            earlier = _earlier(store, tenant, wanted)
+        with let_in(request, fleet, admission) as entry:
+            wanted, passed_on = parse_input_tokens_request(await read_json(request, max_body_bytes, entry.place.charge))
+            earlier = _earlier(store, entry.tenant, wanted)
             chat = to_chat(wanted, passed_on, earlier.items if earlier else (), names)
             with names.in_errors():
-                job = within(maker.chat_job(chat, tenant, fleet.card(chat.model)), timeout_s)
+                job = within(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)), entry.timeout_s)
                 return _json(InputTokens(await count_prompt(request, inflight, job)))
 
     @router.get("/v1/responses/{response_id}")

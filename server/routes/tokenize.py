@@ -6,7 +6,7 @@ from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
-from schemas.errors import GlimpsedError, RequestError, Unavailable
+from schemas.errors import GlimpsedError, RequestError
 from schemas.events import Accepted
 from schemas.jobs import Job
 from schemas.openai.answers import Detokenization, Tokenization
@@ -16,8 +16,9 @@ from server.admission import Admission
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
-from server.limits.deadline import asked_timeout_s, within
+from server.limits.deadline import within
 from server.merge import open_all, take_first, take_rest
+from server.routes.steps import let_in
 from server.streaming import cancel_on_disconnect
 from server.submit import JobMaker
 
@@ -30,12 +31,10 @@ def tokenize_router(
 
     @router.post("/v1/tokenize")
     async def tokenize(request: Request) -> Response:
-        _refuse_while_draining(fleet)
-        timeout_s = asked_timeout_s(request)
-        with admission.place(request.state.tenant) as place:
-            wanted = parse_tokenize_request(await read_json(request, max_body_bytes, place.charge))
-            job = maker.tokenize_job(wanted, request.state.tenant, fleet.card(wanted.model))
-            found = await _ask(request, inflight, within(job, timeout_s))
+        with let_in(request, fleet, admission) as entry:
+            wanted = parse_tokenize_request(await read_json(request, max_body_bytes, entry.place.charge))
+            job = maker.tokenize_job(wanted, entry.tenant, fleet.card(wanted.model))
+            found = await _ask(request, inflight, within(job, entry.timeout_s))
         card = fleet.card(wanted.model)
         answer = Tokenization(
             tokens=found.prompt_token_ids or (),
@@ -49,14 +48,12 @@ def tokenize_router(
 
     @router.post("/v1/detokenize")
     async def detokenize(request: Request) -> Response:
-        _refuse_while_draining(fleet)
-        timeout_s = asked_timeout_s(request)
-        with admission.place(request.state.tenant) as place:
-            wanted = validate(DetokenizeRequest, await read_json(request, max_body_bytes, place.charge))
+        with let_in(request, fleet, admission) as entry:
+            wanted = validate(DetokenizeRequest, await read_json(request, max_body_bytes, entry.place.charge))
             fleet.card(wanted.model)
-            job = maker.detokenize_job(wanted, request.state.tenant)
+            job = maker.detokenize_job(wanted, entry.tenant)
             try:
-                found = await _ask(request, inflight, within(job, timeout_s))
+                found = await _ask(request, inflight, within(job, entry.timeout_s))
             except GlimpsedError as error:
                 if error.param == "prompt":  # which the client calls otherwise here
                     raise RequestError(error.code, "The tokens are not all ids of this model.", "tokens") from None
@@ -64,11 +61,6 @@ def tokenize_router(
         return Response(msgspec.json.encode(Detokenization(found.prompt_text or "")), media_type="application/json")
 
     return router
-
-
-def _refuse_while_draining(fleet: Fleet) -> None:
-    if fleet.is_draining:
-        raise Unavailable("The server is about to leave.")
 
 
 async def _ask(request: Request, inflight: Inflight, job: Job) -> Accepted:
