@@ -1,12 +1,11 @@
 """The process that tries grammars out, seen from the worker: started on first use, ended when a grammar is too hard."""
 
 import asyncio
-import sys
-from pathlib import Path
 
 import msgspec
 
 from schemas.sampling import Grammar
+from workers import child
 from workers.grammar.compiling import GrammarError, TrialFailed
 from workers.grammar.protocol import HEADER, Verdict, pack
 from workers.grammar.vocabulary import Vocabulary
@@ -15,14 +14,6 @@ CHECK_TIMEOUT_S = 10.0
 """Wall time. A free machine ends a hard grammar by its CPU time, long before."""
 _START_TIMEOUT_S = 60.0
 _MODULE = "workers.grammar.check_child"
-_ROOT = Path(__file__).resolve().parents[2]
-_ENVIRONMENT = {
-    "PYTHONPATH": str(_ROOT),
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "LANG": "C.UTF-8",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-}
 
 
 class Checker:
@@ -63,9 +54,9 @@ class Checker:
     async def _start(self) -> asyncio.subprocess.Process:
         """A process that knows the vocabulary. Raises RuntimeError: that is this machine's fault, no grammar's."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-s", "-m", _MODULE,
+            *child.command(_MODULE),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
-            env=_ENVIRONMENT, cwd="/",
+            env=child.ENVIRONMENT, cwd="/",
             start_new_session=True,  # a terminal's Ctrl-C is the worker's affair: it drains first
         )  # fmt: skip
         try:

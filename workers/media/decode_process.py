@@ -3,15 +3,14 @@
 import asyncio
 import os
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from schemas.errors import ErrorCode, MediaError
+from workers import child
 from workers.media.failures import Failure, media_error
 from workers.media.protocol import (
     HEADER,
@@ -33,13 +32,8 @@ OUTPUT_BYTES = 1 << 30
 _KEPT_BYTES = 16 << 20
 _START_TIMEOUT_S = 60.0
 _MODULE = "workers.media.decode_child"
-_ROOT = Path(__file__).resolve().parents[2]
 _ENVIRONMENT = {
-    "PYTHONPATH": str(_ROOT),
-    "PYTHONDONTWRITEBYTECODE": "1",
-    "LANG": "C.UTF-8",
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
+    **child.ENVIRONMENT,
     # Memory of one item is kept for the next: to be given fresh pages each time costs a fifth of a picture.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
@@ -86,7 +80,7 @@ class DecodeProcess:
             fds = (theirs.fileno(), input_fd, output_fd)
             try:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-s", "-m", _MODULE, *map(str, fds),
+                    *child.command(_MODULE, *map(str, fds)),
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
                     pass_fds=fds, env=_ENVIRONMENT, cwd="/",
                     start_new_session=True,  # a terminal's Ctrl-C is the worker's affair: it drains first
