@@ -11,10 +11,10 @@ from prometheus_client.registry import Collector
 from schemas.events import Accepted, Delta, Event, Finished
 from server.errors import REASONS
 from server.fleet import Fleet
+from server.token_metrics import TokenCollector
 from server.transport.base import WorkerInfo
 
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
-INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5)
 E2E_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 
 WORKER_PREFIX = "glimpsed_worker_"
@@ -58,10 +58,6 @@ class JobMetrics:
             "glimpsed_ttft_seconds", "From submission to the first token.", ("model",),
             registry=registry, buckets=TTFT_BUCKETS_S,
         )  # fmt: skip
-        self.inter_token = Histogram(
-            "glimpsed_inter_token_seconds", "Between tokens of one choice (mean of a delta).", ("model",),
-            registry=registry, buckets=INTER_TOKEN_BUCKETS_S,
-        )  # fmt: skip
         self.e2e = Histogram(
             "glimpsed_e2e_seconds", "From submission to the end of the last choice.", ("model",),
             registry=registry, buckets=E2E_BUCKETS_S,
@@ -69,9 +65,8 @@ class JobMetrics:
         self.prompt_tokens = Counter(
             "glimpsed_prompt_tokens_total", "Prompt tokens of accepted requests.", ("model",), registry=registry
         )
-        self.completion_tokens = Counter(
-            "glimpsed_completion_tokens_total", "Tokens generated.", ("model",), registry=registry
-        )
+        self.tokens = TokenCollector()
+        registry.register(self.tokens)
 
     def watch(self, model: str) -> "JobWatch":
         """A watch on one job, started now."""
@@ -86,16 +81,16 @@ class JobWatch:
         self._start_s = metrics.clock()
         self._latest_s: dict[int, float] = {}
         self._ttft = metrics.ttft.labels(model)
-        self._inter_token = metrics.inter_token.labels(model)
         self._e2e = metrics.e2e.labels(model)
         self._prompt_tokens = metrics.prompt_tokens.labels(model)
-        self._completion_tokens = metrics.completion_tokens.labels(model)
+        self._tokens = metrics.tokens.counts(model)
 
     def saw(self, event: Event) -> None:
         """Take an event into the figures."""
         match event:
-            case Delta(index=index, token_ids=token_ids) if token_ids:
-                self._saw_tokens(index, len(token_ids))
+            case Delta():
+                if event.token_ids:
+                    self._saw_tokens(event.index, len(event.token_ids))
             case Accepted():
                 self._prompt_tokens.inc(event.prompt_tokens)
             case Finished():
@@ -103,12 +98,13 @@ class JobWatch:
 
     def _saw_tokens(self, index: int, num_tokens: int) -> None:
         now_s = self._clock()
-        if index in self._latest_s:
-            self._inter_token.observe((now_s - self._latest_s[index]) / num_tokens)
+        latest_s = self._latest_s.get(index)
+        if latest_s is not None:
+            self._tokens.saw_interval((now_s - latest_s) / num_tokens)
         elif not self._latest_s:
             self._ttft.observe(now_s - self._start_s)
         self._latest_s[index] = now_s
-        self._completion_tokens.inc(num_tokens)
+        self._tokens.num_tokens += num_tokens
 
 
 class FleetCollector(Collector):
