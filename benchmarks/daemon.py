@@ -80,7 +80,7 @@ def wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes]) -
     deadline = time.monotonic() + READY_S
     while not is_ready():
         if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the server did not get ready: {process.args}")
+            raise RuntimeError(f"the server did not get ready: {process.args!r}")
         time.sleep(0.05)
 
 

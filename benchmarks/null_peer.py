@@ -10,6 +10,7 @@ import asyncio
 import sys
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import uvicorn
 from transformers import GenerationConfig
@@ -21,7 +22,7 @@ MODEL = SimpleNamespace(config=SimpleNamespace(model_type="null"), generation_co
 
 
 class NullProcessor:
-    def apply_chat_template(self, *_, **__):
+    def apply_chat_template(self, *_: object, **__: object) -> dict[str, list[int]]:
         return {"input_ids": [0]}
 
 
@@ -30,63 +31,70 @@ class NullModels:
 
     force_model = None
 
-    def process_model_name(self, name):
+    def process_model_name(self, name: str) -> str:
         return name
 
-    def load_model_and_processor(self, model_id, **_):
+    def load_model_and_processor(self, model_id: str, **_: object) -> tuple[SimpleNamespace, NullProcessor]:
         return MODEL, NullProcessor()
 
-    def get_model_modality(self, *_, **__):
+    def get_model_modality(self, *_: object, **__: object) -> Modality:
         return Modality.LLM
 
-    def get_gen_models(self):
+    def get_gen_models(self) -> list[dict[str, Any]]:
         return []
 
-    def shutdown(self):
+    def shutdown(self) -> None:
         pass
 
 
 class NullManager(BaseGenerateManager):
     """In place of what generates."""
 
-    def __init__(self, token_s):
+    def __init__(self, token_s: float) -> None:
         self._token_s = token_s
-        self._tasks = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    def generate_streaming(self, model, processor, inputs, gen_config, request_id, response_parser=None):
-        queue = asyncio.Queue()
-        num_tokens = gen_config.max_new_tokens
+    def generate_streaming(
+        self, model: object, processor: object, inputs: object, gen_config: GenerationConfig, request_id: str,
+        response_parser: object = None,
+    ) -> Any:  # fmt: skip
+        queue: asyncio.Queue[str | None] = asyncio.Queue()
+        num_tokens = gen_config.max_new_tokens or 0
         task = asyncio.get_running_loop().create_task(self._generate(queue, num_tokens))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return queue, SimpleNamespace(total_tokens=num_tokens, cancel=task.cancel)
 
-    async def _generate(self, queue, num_tokens):
+    async def _generate(self, queue: asyncio.Queue[str | None], num_tokens: int) -> None:
         for _ in range(num_tokens):
             await asyncio.sleep(self._token_s)
             queue.put_nowait(f"{time.monotonic_ns()} ")
         queue.put_nowait(None)
 
-    async def generate_non_streaming(self, *_, **__):
+    async def generate_non_streaming(self, *_: object, **__: object) -> tuple[str, int, list[int]]:
         raise NotImplementedError
 
-    def stop(self):
+    def stop(self) -> None:
         pass
 
 
 class NullState(GenerationState):
-    def use_continuous_batching(self, model, modality):
+    def use_continuous_batching(self, model: object, modality: Modality) -> bool:
         return True
 
-    def get_manager(self, model_id, use_cb=False):
-        if model_id not in self._generate_managers:
-            self._generate_managers[model_id] = NullManager(float(model_id.partition("-")[2] or 0))
-        return self._generate_managers[model_id]
+    def get_manager(self, model_id: str, use_cb: bool = False) -> BaseGenerateManager:
+        managers: dict[str, Any] = self._generate_managers
+        if model_id not in managers:
+            managers[model_id] = NullManager(float(model_id.partition("-")[2] or 0))
+        return managers[model_id]
 
 
 if __name__ == "__main__":
-    models, state = NullModels(), NullState(continuous_batching=True)
+    models: Any = NullModels()
+    state = NullState(continuous_batching=True)
     chats = ChatCompletionHandler(model_manager=models, generation_state=state)
-    others = dict.fromkeys(("completion_handler", "response_handler", "transcription_handler", "systemone_handler"))
+    others: Any = dict.fromkeys(
+        ("completion_handler", "response_handler", "transcription_handler", "systemone_handler")
+    )
     app = build_server(models, chats, generation_state=state, **others)
     uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=int(sys.argv[1]), log_level="info")).run()

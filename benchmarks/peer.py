@@ -111,7 +111,7 @@ def run_loads(url: str, model: str, setting: Setting, num_requests: int, extra: 
 def serve_peer(venv: Path, checkpoint: Path, dtype: str) -> Iterator[str]:
     """`transformers serve` on a free port."""
     port = free_port()
-    command = [
+    command: list[str | Path] = [
         venv / "bin" / "transformers", "serve", checkpoint, "--port", str(port), "--device", "cpu", "--dtype", dtype,
         "--continuous-batching",
     ]  # fmt: skip

@@ -86,6 +86,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def make_config(tokenizer: PreTrainedTokenizerFast, tokens_per_tile: int) -> InternVLConfig:
     """Sizes as in benchmarks.make_checkpoint."""
+    image_token_id = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    assert isinstance(image_token_id, int)
     return InternVLConfig(
         vision_config={
             "hidden_size": VISION_HIDDEN,
@@ -107,7 +109,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast, tokens_per_tile: int) -> Int
             "max_position_embeddings": 8192,
             "tie_word_embeddings": False,
         },
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_token_id=image_token_id,
         image_seq_length=tokens_per_tile,
     )
 

@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import random
 import statistics
+from typing import Any
 
 import httpx
 
@@ -26,7 +27,7 @@ def main() -> None:
     args.add_argument("--requests", type=int, default=1000)
     args.add_argument("--clients", type=int, default=16)
     asked = args.parse_args()
-    rows = []
+    rows: list[list[Any]] = []
     with serve([]) as daemon:
         for tenth in range(10):
             numbers = range(tenth * asked.requests // 10, (tenth + 1) * asked.requests // 10)
@@ -91,7 +92,7 @@ async def send(client: httpx.AsyncClient, number: int) -> str:
     return "finished" if is_done else "failed"
 
 
-def observe(daemon: Daemon, num_requests: int, outcomes: dict[str, int]) -> list[object]:
+def observe(daemon: Daemon, num_requests: int, outcomes: dict[str, int]) -> list[Any]:
     """A row of the table, taken while the daemon is idle."""
     [worker] = daemon.workers()
     usage = sum(float(str(entry["kv_usage"])) for entry in daemon.admin())

@@ -20,7 +20,7 @@ from benchmarks.report import write_report
 from tests.workers.grammar.schemas import make_schemas
 
 PROMPT = "Answer in JSON. What do you see?"
-WAYS: Mapping[str, dict[str, float]] = {
+WAYS: Mapping[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
     "greedy, frequency_penalty 1": {"temperature": 0, "frequency_penalty": 1},
     "temperature 0.7, frequency_penalty 1": {"temperature": 0.7, "frequency_penalty": 1, "seed": 1},
@@ -35,7 +35,7 @@ class Answer:
     num_tokens: int
 
 
-async def ask(client: AsyncOpenAI, model: str, schema: dict[str, Any], sampling: dict[str, float], room: int) -> Answer:
+async def ask(client: AsyncOpenAI, model: str, schema: dict[str, Any], sampling: dict[str, Any], room: int) -> Answer:
     """One chat under one schema."""
     form: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
     messages: Any = [{"role": "user", "content": PROMPT}]

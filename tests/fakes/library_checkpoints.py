@@ -1,6 +1,7 @@
 """Tiny random checkpoints in transformers' own layout, with a tokenizer of the goldens' vocabulary."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from transformers import (
     InternVLForConditionalGeneration,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
@@ -68,7 +70,7 @@ def make_internvl(folder: Path) -> Path:
             "attention_bias": True,
         },
         text_config=_text(tokenizer, model_type="qwen2", max_position_embeddings=96, rope_parameters=rope),
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_token_id=_token_id(tokenizer, "<IMG_CONTEXT>"),
         image_seq_length=4,
     )
     pixels = {
@@ -97,8 +99,8 @@ def make_llava_onevision(folder: Path) -> Path:
             "vision_use_head": False,
         },
         text_config=_text(tokenizer, model_type="qwen2", max_position_embeddings=512),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_token_index=_token_id(tokenizer, "<image>"),
+        video_token_index=_token_id(tokenizer, "<video>"),
         image_grid_pinpoints=pinpoints,
         vision_feature_select_strategy="full",
         vision_feature_layer=-1,
@@ -133,17 +135,17 @@ def make_qwen2_5_vl(folder: Path) -> Path:
     return _make_qwen(folder, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, vision)
 
 
-def _make_qwen(folder: Path, config_class: type, model_class: type, vision: dict[str, object]) -> Path:
+def _make_qwen(folder: Path, config_class: type, model_class: type, vision: Mapping[str, object]) -> Path:
     around = "<|vision_start|>{}<|vision_end|>"
     tokenizer = _tokenizer(_QWEN_NAMED, around.format("<|image_pad|>"), around.format("<|video_pad|>"))
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
     config = config_class(
         vision_config={**vision, "patch_size": 7, "spatial_merge_size": 2, "temporal_patch_size": 2},
         text_config=_text(tokenizer, max_position_embeddings=512, rope_parameters=rope),
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        image_token_id=_token_id(tokenizer, "<|image_pad|>"),
+        video_token_id=_token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=_token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=_token_id(tokenizer, "<|vision_end|>"),
     )
     pixels = {
         "image_processor_type": "Qwen2VLImageProcessor",
@@ -167,6 +169,12 @@ def _tokenizer(named: dict[str, str], image: str, video: str) -> PreTrainedToken
     return tokenizer
 
 
+def _token_id(tokenizer: PreTrainedTokenizerFast, token: str) -> int:
+    token_id = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(token_id, int)
+    return token_id
+
+
 def _text(tokenizer: PreTrainedTokenizerFast, **more: object) -> dict[str, object]:
     return {**_TEXT, "vocab_size": len(tokenizer), **more}
 
@@ -174,10 +182,10 @@ def _text(tokenizer: PreTrainedTokenizerFast, **more: object) -> dict[str, objec
 def _save(
     folder: Path,
     model_class: type[PreTrainedModel],
-    config: object,
+    config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerFast,
-    pixels: dict[str, object],
-    processor: dict[str, object],
+    pixels: Mapping[str, object],
+    processor: Mapping[str, object],
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)

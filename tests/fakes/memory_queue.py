@@ -8,7 +8,7 @@ from schemas import wire
 from schemas.control import ModelCard
 from schemas.errors import Overloaded
 from schemas.events import Accepted, Delta, Event, Finished
-from schemas.jobs import Job
+from schemas.jobs import CompletionJob, Job
 from server.transport.affinity import AffinityCounts
 from server.transport.answers import SharedAnswers
 from server.transport.base import JobLost, WorkerInfo
@@ -127,7 +127,7 @@ class Teller:
             image_tokens=image_tokens,
             prompt_token_ids=ids,
             prompt_token_texts=tuple(f"<{i}>" for i in ids or ()) if self._job.return_token_texts else None,
-            prompt_text=str(self._job.prompt) if getattr(self._job, "echo", False) else None,
+            prompt_text=str(self._job.prompt) if isinstance(self._job, CompletionJob) and self._job.echo else None,
         )
 
     def words(self, text: str, index: int = 0) -> list[Delta]:

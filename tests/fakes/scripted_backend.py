@@ -8,17 +8,18 @@ aborts before it says anything of the job), `wait` (goes on only when the test o
 import asyncio
 import hashlib
 import os
+from typing import Any
 
 from schemas.control import ModelCard
 from schemas.errors import ErrorCode, RequestError
 from schemas.events import Accepted, Delta, Finished
-from schemas.jobs import ChatJob
+from schemas.jobs import ChatJob, Job, TextPart
 from workers.handlers.base import FatalError, Publish, Stats
 
 
 def prompt_of(job: ChatJob) -> str:
     """The text of all messages."""
-    return "\n".join(part.text for message in job.messages for part in message.parts)
+    return "\n".join(part.text for message in job.messages for part in message.parts if isinstance(part, TextPart))
 
 
 def token_at(prompt: str, seed: int, position: int) -> int:
@@ -47,7 +48,8 @@ class ScriptedHandler:
         self.is_closed = False
         self._token_s = token_s
 
-    async def run(self, job: ChatJob, publish: Publish) -> None:
+    async def run(self, job: Job, publish: Publish) -> None:
+        assert isinstance(job, ChatJob), "only chats are scripted"
         self.running.add(job.job_id)
         try:
             await self._answer(job, publish)
@@ -60,7 +62,7 @@ class ScriptedHandler:
             raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, "the prompt is too long", "messages")
         if "poison" in prompt:
             os.abort()
-        names = {"job_id": job.job_id, "epoch": job.epoch, "seq": 0}
+        names: dict[str, Any] = {"job_id": job.job_id, "epoch": job.epoch, "seq": 0}
         publish(Accepted(**names, prompt_tokens=len(prompt)))
         num_tokens = job.sampling.max_tokens or 8
         emitted = {choice.index: len(choice.token_ids) for choice in job.emitted}

@@ -68,7 +68,7 @@ class Gateway:
     def send_case(self, case: schemathesis.Case) -> httpx.Response:
         """A generated request, as schemathesis writes it."""
         asked = requests.Request(**case.as_transport_kwargs(base_url=self.url)).prepare()
-        content = {"headers": dict(asked.headers), "content": asked.body}
+        content: dict[str, Any] = {"headers": dict(asked.headers), "content": asked.body}
         return self.runner.run(self.client.request(asked.method or "", asked.url or "", **content))
 
 
