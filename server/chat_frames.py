@@ -85,6 +85,7 @@ class ChunkWriter:
         self._accepted = Accepted(job_id=job.job_id, epoch=0, seq=0, prompt_tokens=0)
         self._num_completion_tokens = 0
         self._parsers: list[ToolParser] = []
+        self._text_chunks: list[tuple[bytes, bytes]] = []
         self._num_calls = [0] * job.n
 
     def frames(self, event: events.Event) -> Iterable[bytes]:
@@ -115,9 +116,21 @@ class ChunkWriter:
             choice = ChunkChoice(index=index, delta=ChunkDelta(role="assistant", content=content))
             prompt_token_ids = accepted.prompt_token_ids if index == 0 and self._job.return_token_ids else None
             yield self._frame((choice,), prompt_token_ids)
+        if not (accepted.tool_form or self._continuous_usage or self._job.return_token_ids):
+            self._text_chunks = [self._text_chunk(index) for index in range(self._job.n)]
+
+    def _text_chunk(self, index: int) -> tuple[bytes, bytes]:
+        """What stands before and behind the text in a choice's chunks that say nothing else. Nearly all chunks are
+        such, and five sixths of their cost would be the objects that all of them share."""
+        chunk = self._frame((ChunkChoice(index=index, delta=ChunkDelta(content="")),))
+        before, _, behind = chunk.rpartition(b'""')
+        return before, behind
 
     def _go_on(self, delta: Delta) -> list[bytes]:
         self._num_completion_tokens += len(delta.token_ids)
+        if self._text_chunks and delta.finish_reason is None and delta.logprobs is None:
+            before, behind = self._text_chunks[delta.index]
+            return [before + _encode(delta.text) + behind] if delta.text else []
         wants_ids = self._job.return_token_ids
         news = self._news(delta)
         if not news and (delta.logprobs or (wants_ids and delta.token_ids)):

@@ -11,10 +11,9 @@ from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 
 INTER_TOKEN_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.25, 0.5, 1, 2.5)
-_BOUNDS = [floatToGoString(bound) for bound in (*INTER_TOKEN_BUCKETS_S, float("inf"))]
+_BOUNDS = [*(str(float(bound)) for bound in INTER_TOKEN_BUCKETS_S), "+Inf"]
 
 
 class TokenCounts:
