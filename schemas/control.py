@@ -1,4 +1,7 @@
-"""What gateways and workers tell each other besides jobs and events: who is there, how busy, what to stop."""
+"""What gateways and workers tell each other besides jobs and events: who is there, how busy, what to stop.
+
+What a worker says is an array as bytes, like its events: a new field goes to the end, with a default.
+"""
 
 import msgspec
 
@@ -13,7 +16,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     modalities: tuple[str, ...] = ("text", "image", "video")
 
 
-class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+class Hello(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="hello"):
     """A worker announces itself once its model is ready. `worker_id` is new with every process start; `pid` means
     something on `host` only. `seats`: jobs that it holds at a time; 0: it does not say."""
 
@@ -24,14 +27,14 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
     seats: int = 0
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True, tag="claim"):
+class Claim(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="claim"):
     """The worker can take `credits` more jobs than it was sent so far."""
 
     worker_id: str
     credits: int
 
 
-class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="taken"):
+class Taken(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="taken"):
     """The worker has this job and is about to begin it. Sent before anything is done with the job: one that kills its
     worker at once is known to have been there, and one that never got there is not blamed."""
 
@@ -40,7 +43,7 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True, tag="taken"):
     epoch: int
 
 
-class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
+class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="heartbeat"):
     """Sent twice a second. Renews the lease of every job in `job_ids`; a job that a gateway believes to be there and
     that is missing from it is lost. `kv_usage` counts blocks that requests hold, 0..1. `metrics` are cumulative
     counters and gauges by Prometheus name, shown by the gateway with the labels model and worker."""
@@ -54,7 +57,7 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, tag="heartbeat"):
     metrics: dict[str, float] = {}
 
 
-class Goodbye(msgspec.Struct, frozen=True, kw_only=True, tag="goodbye"):
+class Goodbye(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="goodbye"):
     """The worker leaves: drained, and what it still holds is handed back, or unable to go on (`reason`)."""
 
     worker_id: str

@@ -2,6 +2,8 @@
 
 Every event names its job and epoch and carries `seq`, counted from 0 within an epoch without a gap. The life of a
 job within one epoch: Accepted, Delta*, then exactly one of Finished or Failed.
+
+As bytes they are arrays, which are read five times as fast as maps: a new field goes to the end, with a default.
 """
 
 import msgspec
@@ -37,7 +39,7 @@ PromptLogprobs = tuple[tuple[RankedToken, ...], ...]
 """For each token of a prompt: itself, then the most likely ones in order. The first follows nothing and has nothing."""
 
 
-class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
+class Accepted(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="accepted"):
     """Media are fetched, the prompt is built and fits: from here on the answer is a 200.
 
     prompt_token_ids: only where the job asked for token ids; placeholders expanded.
@@ -62,7 +64,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, tag="accepted"):
     media_digests: tuple[bytes, ...] = ()
 
 
-class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="delta"):
+class Delta(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="delta"):
     """New tokens of one choice.
 
     start: how many tokens of this choice came before; the gateway checks it against what it has.
@@ -83,7 +85,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="
     stop_string: str | None = None
 
 
-class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+class Finished(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="finished"):
     """All choices are done. `completion_tokens` counts those of all choices and epochs."""
 
     job_id: str
@@ -93,7 +95,7 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
     cached_tokens: int = 0
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+class Failed(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="failed"):
     """The job ends here with an error; `code` is a value of schemas.errors.ErrorCode."""
 
     job_id: str

@@ -21,7 +21,7 @@ import zmq
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
 from schemas.events import Accepted, Delta, Event, Failed, Finished
 from schemas.jobs import Job
-from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToWorker, WireError, decode_for_gateway, encode, encode_large
+from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToWorker, WireError, decode_batch, encode, encode_large
 from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.broker import Broker
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.25
 STOOD_STILL_S = 1.0
 """A turn of the loop that took longer means that this process was stopped or starved."""
-FRAMES_PER_TURN = 2048
+MESSAGES_PER_TURN = 2048
 """What is taken before the streams get their turn: few enough that none of them is behind its bound by then."""
 MIN_SHARED_BYTES = 1 << 18
 """From here on a frame is not copied for the socket: with megabytes of pictures in it, all streams would wait for that.
@@ -159,49 +159,50 @@ class ZeroMQQueue:
     def _receive(self) -> bool:
         """Take what has come. Returns whether there may be more: the socket tells of what comes, not of what is there,
         so somebody must look again."""
-        num_frames = 0
-        while self._socket is not None and num_frames < FRAMES_PER_TURN:
+        num_messages = 0
+        while self._socket is not None and num_messages < MESSAGES_PER_TURN:
             try:
-                identity, *frames = _next_message(self._socket)
+                identity, *frames = _next_frames(self._socket)
             except zmq.Again:
                 return False
-            for frame in frames:
-                self._receive_frame(identity, frame)
-            num_frames += len(frames) + 1
+            num_messages += 1 + sum(self._receive_frame(identity, frame) for frame in frames)
         return self._socket is not None
 
-    def _receive_frame(self, identity: bytes, frame: bytes) -> None:
+    def _receive_frame(self, identity: bytes, frame: bytes) -> int:
+        """Take in what a worker said at once. Returns how many messages that was."""
         try:
             worker_id = identity.decode("ascii")
-            message = decode_for_gateway(frame)
-            if isinstance(message, _EVENTS):
-                self._broker.event(worker_id, message)
-                self._bring(message)
-                return
-            if message.worker_id != worker_id:
-                raise WireError("a worker speaks in another's name")
+            messages = decode_batch(frame)
+            for message in messages:
+                if isinstance(message, _EVENTS):
+                    self._broker.event(worker_id, message)
+                    self._bring(message)
+                elif message.worker_id != worker_id:
+                    raise WireError("a worker speaks in another's name")
+                else:
+                    self._handle(message)
         except (WireError, UnicodeDecodeError) as error:
             self.dropped_frames += 1
             log.warning("dropped a frame of %d bytes on the queue socket: %s", len(frame), error)
-            return
-        try:
-            self._handle(message)
-        except UnknownWorker:
-            self._send_frame(worker_id, b"")
+            return 0
+        return len(messages)
 
     def _handle(self, message: Hello | Claim | Taken | Heartbeat | Goodbye) -> None:
-        match message:
-            case Hello():
-                self._broker.hello(message)
-            case Claim():
-                self._broker.claim(message)
-            case Taken():
-                self._broker.taken(message)
-            case Heartbeat():
-                self._handle_heartbeat(message)
-            case Goodbye():
-                log.info("worker %s left: %s", message.worker_id, message.reason or "drained")
-                self._report(self._broker.goodbye(message))
+        try:
+            match message:
+                case Hello():
+                    self._broker.hello(message)
+                case Claim():
+                    self._broker.claim(message)
+                case Taken():
+                    self._broker.taken(message)
+                case Heartbeat():
+                    self._handle_heartbeat(message)
+                case Goodbye():
+                    log.info("worker %s left: %s", message.worker_id, message.reason or "drained")
+                    self._report(self._broker.goodbye(message))
+        except UnknownWorker:
+            self._send_frame(message.worker_id, b"")
 
     def _handle_heartbeat(self, heartbeat: Heartbeat) -> None:
         lost, strays = self._broker.heartbeat(heartbeat)
@@ -256,7 +257,7 @@ class ZeroMQQueue:
         self._has_news.set()
 
 
-def _next_message(socket: "zmq.Socket[bytes]") -> list[bytes]:
+def _next_frames(socket: "zmq.Socket[bytes]") -> list[bytes]:
     """Raises zmq.Again where there is none. A frame knows whether another follows; to ask the socket, as recv_multipart
     does, costs as much again."""
     frames = [socket.recv(zmq.NOBLOCK, copy=False)]

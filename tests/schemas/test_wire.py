@@ -4,9 +4,21 @@ import msgspec
 import pytest
 
 from schemas.control import Cancel
+from schemas.events import Accepted
 from schemas.jobs import ChatJob, ImagePart, Message, TextPart
 from schemas.sampling import SamplingParams
-from schemas.wire import VERSION, WireError, decode_for_worker, encode, encode_large
+from schemas.wire import (
+    MAX_BATCH_BYTES,
+    VERSION,
+    ToGateway,
+    WireError,
+    decode_batch,
+    decode_for_worker,
+    encode,
+    encode_batch,
+    encode_large,
+)
+from tests.fakes.messages import accepted, delta, finished, hello
 
 JOB = ChatJob(
     job_id="a",
@@ -35,3 +47,26 @@ def test_a_message_of_another_kind_is_refused() -> None:
     other = bytes((VERSION,)) + msgspec.msgpack.encode({"kind": "none"})
     with pytest.raises(WireError):
         decode_for_worker(other)
+
+
+def test_what_a_worker_says_at_once_is_one_frame() -> None:
+    said: list[ToGateway] = [hello("w"), accepted("a"), delta("a", 0), delta("b", 7), finished("a", seq=2)]
+    (frame,) = encode_batch(said)
+    assert decode_batch(frame) == said
+
+
+def test_a_batch_that_is_too_large_is_parted_in_order() -> None:
+    echo = Accepted(job_id="a", epoch=0, seq=0, prompt_tokens=1, prompt_text="x" * (MAX_BATCH_BYTES // 3))
+    too_large = msgspec.structs.replace(echo, prompt_text="x" * MAX_BATCH_BYTES)
+    said: list[ToGateway] = [echo, echo, delta("a", 0), too_large, echo, delta("a", 1), finished("a", seq=3)]
+    frames = encode_batch(said)
+    assert [message for frame in frames for message in decode_batch(frame)] == said
+    assert [len(decode_batch(frame)) for frame in frames if len(frame) > MAX_BATCH_BYTES] == [1]
+
+
+def test_a_batch_with_one_message_that_is_none_is_refused_whole() -> None:
+    (frame,) = encode_batch([delta("a", 0)])
+    other = bytes((VERSION,)) + msgspec.msgpack.encode([delta("a", 0), JOB])
+    for data in (b"", frame[:-1], frame + b"\x00", encode(delta("a", 0)), other):
+        with pytest.raises(WireError):
+            decode_batch(data)

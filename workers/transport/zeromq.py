@@ -14,7 +14,7 @@ import zmq.asyncio
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
 from schemas.events import Event
 from schemas.jobs import Job
-from schemas.wire import MAX_MESSAGE_BYTES, ToGateway, WireError, decode_for_worker, encode
+from schemas.wire import MAX_MESSAGE_BYTES, ToGateway, WireError, decode_for_worker, encode_batch
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,8 @@ class ZeroMQSource:
             return
         socket, self._socket = self._socket, None
         try:
-            await socket.send(encode(Goodbye(worker_id=self._worker_id, reason=reason)), flags=zmq.NOBLOCK)
+            goodbye = encode_batch([Goodbye(worker_id=self._worker_id, reason=reason)])
+            await socket.send_multipart(goodbye, flags=zmq.NOBLOCK)
         except zmq.Again:
             log.warning("could not say goodbye: the gateway does not read")
         socket.close()
@@ -112,7 +113,7 @@ class ZeroMQSource:
 
     async def _send(self, messages: Sequence[ToGateway]) -> None:
         if self._socket is not None and messages:
-            await self._socket.send_multipart([encode(message) for message in messages])
+            await self._socket.send_multipart(encode_batch(messages))
 
 
 def _is_cancelled() -> bool:

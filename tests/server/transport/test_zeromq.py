@@ -14,7 +14,7 @@ import zmq
 import zmq.asyncio
 
 from schemas.control import Claim, Taken
-from schemas.wire import encode
+from schemas.wire import ToGateway, encode_batch
 from server.transport import zeromq
 from server.transport.base import JobLost
 from server.transport.zeromq import ZeroMQQueue
@@ -33,6 +33,9 @@ class Peer:
 
     async def send(self, *frames: bytes) -> None:
         await self._socket.send_multipart(list(frames))
+
+    async def say(self, *messages: ToGateway) -> None:
+        await self.send(*encode_batch(messages))
 
     async def receive(self) -> list[bytes]:
         return await asyncio.wait_for(self._socket.recv_multipart(), 5)
@@ -76,7 +79,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def join(peer: Peer, queue: ZeroMQQueue, credits: int = 2) -> None:
-    await peer.send(encode(hello("w", pid=99)), encode(Claim(worker_id="w", credits=credits)))
+    await peer.say(hello("w", pid=99), Claim(worker_id="w", credits=credits))
     await until(lambda: len(queue.workers()) == 1)
 
 
@@ -87,7 +90,7 @@ class _Bomb:
 
 async def test_frames_that_are_no_messages_are_dropped_and_counted(queue: ZeroMQQueue, peer: Peer) -> None:
     rng = random.Random(7)
-    good = encode(finished("a"))
+    (good,) = encode_batch([finished("a"), delta("a", 1)])
     frames = [rng.randbytes(rng.randrange(1, 200)) for _ in range(500)]
     frames += [
         pickle.dumps(_Bomb()),
@@ -137,14 +140,14 @@ async def test_a_message_over_the_limit_costs_only_its_sender_the_connection(
 
 async def test_a_worker_cannot_speak_in_anothers_name(queue: ZeroMQQueue, peer: Peer, folder: Path) -> None:
     impostor = Peer(folder / "q" / "socket", b"impostor")
-    await impostor.send(encode(hello("w")))
+    await impostor.say(hello("w"))
     await until(lambda: queue.dropped_frames == 1)
     assert queue.workers() == []
     impostor.close()
 
 
 async def test_an_unknown_worker_is_asked_to_say_hello(queue: ZeroMQQueue, peer: Peer) -> None:
-    await peer.send(encode(Claim(worker_id="w", credits=1)))
+    await peer.say(Claim(worker_id="w", credits=1))
     assert await peer.receive() == [b""]
 
 
@@ -162,7 +165,7 @@ async def test_what_a_process_said_before_its_death_still_counts(queue: ZeroMQQu
     await join(peer, queue)
     await queue.submit(chat_job("a"))
     await peer.receive()
-    await peer.send(encode(Taken(worker_id="w", job_id="a", epoch=0)))
+    await peer.say(Taken(worker_id="w", job_id="a", epoch=0))
     # Until it has come in; without a turn of the loop, so that the gateway cannot have read it by itself.
     assert has_come(queue)
     queue.worker_died(99)
@@ -191,7 +194,7 @@ async def test_what_came_unnoticed_while_a_job_was_sent_is_found(
     without_ticks: None, queue: ZeroMQQueue, peer: Peer
 ) -> None:
     await join(peer, queue)
-    await peer.send(encode(finished("early")))
+    await peer.say(finished("early"))
     # Looking takes the socket's sign away, as sending may.
     assert has_come(queue)
     await queue.submit(chat_job("a"))
@@ -201,11 +204,11 @@ async def test_what_came_unnoticed_while_a_job_was_sent_is_found(
 async def test_more_than_a_turn_takes_comes_whole_and_in_order(
     without_ticks: None, queue: ZeroMQQueue, peer: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(zeromq, "FRAMES_PER_TURN", 8)
+    monkeypatch.setattr(zeromq, "MESSAGES_PER_TURN", 8)
     await join(peer, queue)
     events = [delta("a", number) for number in range(100)]
     for first in range(0, 100, 5):
-        await peer.send(*(encode(event) for event in events[first : first + 5]))
+        await peer.say(*events[first : first + 5])
     async with asyncio.timeout(5):
         messages = queue.messages()
         assert [await anext(messages) for _ in events] == events

@@ -11,7 +11,7 @@ import zmq
 import zmq.asyncio
 
 from schemas.control import Claim, Taken
-from schemas.wire import decode_for_gateway, encode
+from schemas.wire import decode_batch, encode
 from tests.fakes.messages import chat_job, hello
 from workers.transport.zeromq import ZeroMQSource
 
@@ -27,7 +27,7 @@ class Gateway:
 
     async def receive(self) -> list:
         _, *frames = await asyncio.wait_for(self._socket.recv_multipart(), 5)
-        return [decode_for_gateway(frame) for frame in frames]
+        return [message for frame in frames for message in decode_batch(frame)]
 
     async def send(self, *frames: bytes) -> None:
         await self._socket.send_multipart([b"w", *frames])
