@@ -110,6 +110,8 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     timeout_s: time left when the job was handed over; the gateway enforces it, a worker may drop what is overdue.
     tenant: whose caches may be shared; empty where no keys are set.
     media_digests: of a job that is taken over, what its first worker said of its media; other media end it.
+    trial_tokens: of a job that a lost worker had begun, which may be what ended it: a worker has one such job at a time
+        until so many of its tokens are there, of all choices. 0: it is not suspected.
     tools: the worker writes them into the prompt in the form that its model knows, and tells that form in Accepted;
         none where the answer may not call any.
     """
@@ -132,6 +134,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     timeout_s: float = 600.0
     epoch: int = 0
     emitted: tuple[EmittedChoice, ...] = ()
+    trial_tokens: int = 0
 
 
 class CompletionJob(msgspec.Struct, frozen=True, kw_only=True, tag="completion"):
@@ -157,6 +160,7 @@ class CompletionJob(msgspec.Struct, frozen=True, kw_only=True, tag="completion")
     timeout_s: float = 600.0
     epoch: int = 0
     emitted: tuple[EmittedChoice, ...] = ()
+    trial_tokens: int = 0
 
 
 Job = ChatJob | CompletionJob

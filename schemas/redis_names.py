@@ -17,14 +17,17 @@ creates it: whoever finds it missing knows that the owner is gone.
 
 from urllib.parse import urlsplit
 
+from schemas.jobs import Job
+
 SCHEMES = ("redis", "rediss")
 GATEWAYS = "glimpsed:gateways"
 GROUP = "workers"
 CONSUMER = "worker"
 """One name for all: a pointer that was read and not followed is soon anybody's, whoever read it."""
 
-LINES = ("resumed", "high", "normal", "low")
-"""A model's lines of waiting jobs, the first one first; first come, first served within each."""
+SUSPECTED, RESUMED, HIGH, NORMAL, LOW = LINES = ("suspected", "resumed", "high", "normal", "low")
+"""A model's lines of waiting jobs, the first one first; first come, first served within each. The first one is not read
+by a worker that has a job on trial."""
 LINE_TTL_S = 60.0
 """A line nobody uses ends by itself: a worker renews it with each heartbeat, a job for as long as it may wait."""
 
@@ -33,8 +36,9 @@ MAX_MAILBOX_ENTRIES = 65536
 
 # Fields of a pointer.
 GATEWAY, JOB, EPOCH = b"gateway", b"job", b"epoch"
-# Fields of an entry in a gateway's mailbox: from whom, its Hello where it may be needed, then numbered messages.
-WORKER, HELLO = b"worker", b"hello"
+# Fields of an entry in a gateway's mailbox: from whom, its Hello where it may be needed, then numbered messages. The
+# gateway's own entry says that this worker's process has ended.
+WORKER, HELLO, ENDED = b"worker", b"hello", b"ended"
 # Field of an entry in a worker's mailbox, beside EPOCH: an order, void for a job of a later epoch.
 ORDER = b"order"
 
@@ -61,7 +65,12 @@ def worker_mailbox(worker_id: str) -> str:
 
 def lines_of(model: str) -> list[str]:
     """The streams of a model's pointers, the first one first."""
-    return [f"glimpsed:{{{model}}}:jobs:{line}" for line in LINES]
+    return [line_of(model, line) for line in LINES]
+
+
+def line_of(model: str, line: str) -> str:
+    """One of them."""
+    return f"glimpsed:{{{model}}}:jobs:{line}"
 
 
 def own_line(model: str, worker_id: str) -> str:
@@ -71,15 +80,18 @@ def own_line(model: str, worker_id: str) -> str:
 
 def lines_of_worker(model: str, worker_id: str) -> list[str]:
     """All streams that a worker reads, the first one first: its own before the normal one."""
-    first, high, *others = lines_of(model)
-    return [first, high, own_line(model, worker_id), *others]
+    lines = lines_of(model)
+    lines.insert(LINES.index(NORMAL), own_line(model, worker_id))
+    return lines
 
 
-def line_for(model: str, priority: int, *, is_resumed: bool) -> str:
+def line_for(job: Job, *, is_resumed: bool) -> str:
     """The stream for a job: smaller priority values go first, resumed jobs before all others."""
+    if job.trial_tokens:
+        return line_of(job.model, SUSPECTED)
     if is_resumed:
-        return lines_of(model)[0]
-    return lines_of(model)[1 if priority < 0 else 2 if priority == 0 else 3]
+        return line_of(job.model, RESUMED)
+    return line_of(job.model, HIGH if job.priority < 0 else NORMAL if job.priority == 0 else LOW)
 
 
 def job_key(model: str, job_id: str, epoch: int) -> str:

@@ -2,8 +2,9 @@
 
 Events are delivered in one task and one synchronous step each. An event is believed only if it belongs to the job's
 present epoch and continues exactly what came before; an older epoch's is dropped, a gap counts as a lost worker. A
-lost job is submitted again, before all that waits, with the token ids that its client already has. A job that two
-lost workers had begun may be what kills them and is failed; a worker that was lost before it took the job is none.
+lost job is submitted again, before all that waits, with the token ids that its client already has. A job that a lost
+worker had begun may be what killed it: from then on it is suspected, and its next worker tries no other such job beside
+it (Job.trial_tokens) until it has come some tokens further. One whose worker is lost in that time is failed.
 """
 
 import asyncio
@@ -23,8 +24,6 @@ from server.limits.gate import Gate, Passage
 from server.metrics import JobMetrics
 from server.transport.base import JobLost, JobQueue
 
-MAX_LOSSES = 2
-"""Workers lost while they were at a job, after which it is failed: it may be what kills them."""
 MAX_HANDOVERS = 8
 """Times that a job is handed out at all; the end of one that kills workers before they can say that they have it."""
 TEND_S = 0.5
@@ -127,7 +126,7 @@ class Inflight:
         if stream is None or stream.is_over or message.epoch != stream.job.epoch:
             self._metrics.stale_events.inc()
         elif isinstance(message, JobLost):
-            self._recover(stream, was_taken=message.was_taken, is_still_held=False)
+            self._recover(stream, message)
         elif stream.continues_with(message):
             stream.append(message)
             if isinstance(message, Accepted) and (passage := self._passages.get(message.job_id)) is not None:
@@ -138,7 +137,7 @@ class Inflight:
             self._metrics.stale_events.inc()
         else:
             logger.warning("job %s: events missing before seq %d", message.job_id, message.seq)
-            self._recover(stream, was_taken=True, is_still_held=True)
+            self._recover(stream, None)
 
     async def tend(self) -> None:
         """Look after waiting jobs, until cancelled."""
@@ -165,27 +164,30 @@ class Inflight:
             message = "The model is still being loaded; GET /readyz tells when it is ready."
         return Unavailable(message, NO_WORKER_RETRY_S)
 
-    def _recover(self, stream: JobStream, *, was_taken: bool, is_still_held: bool) -> None:
+    def _recover(self, stream: JobStream, lost: JobLost | None) -> None:
+        """Have a job go on elsewhere. lost: how its worker was lost; None: it still has it, and events are missing."""
         self._metrics.jobs_lost.inc()
-        stream.num_losses += was_taken
+        stream.num_losses += lost is None or lost.was_taken
         num_handovers = stream.job.epoch + 1
-        if stream.num_losses >= MAX_LOSSES or num_handovers >= MAX_HANDOVERS:
+        is_convicted = lost is not None and lost.was_on_trial
+        if is_convicted or num_handovers >= MAX_HANDOVERS:
             logger.error(
-                "job %s was lost %d times, %d of them by a worker that had begun it; it is failed",
+                "job %s was lost %d times, %d of them by a worker that had begun it%s; it is failed",
                 stream.job.job_id,
                 num_handovers,
                 stream.num_losses,
+                ", the last time on trial" if is_convicted else "",
             )
             error = EngineError("The workers that served this request failed.")
-            if is_still_held:
+            if lost is None:
                 self._give_up(stream, error)
             else:
                 stream.fail(error)
             return
         stream.begin_next_epoch()
-        self._spawn(self._resubmit(stream, is_still_held))
+        self._spawn(self._resubmit(stream, is_still_held=lost is None))
 
-    async def _resubmit(self, stream: JobStream, is_still_held: bool) -> None:
+    async def _resubmit(self, stream: JobStream, *, is_still_held: bool) -> None:
         try:
             if is_still_held:
                 await self._queue.cancel(stream.job.job_id)

@@ -15,6 +15,18 @@ MAX_WAITING_EVENTS = 8192
 """Events that a client may lag behind before it is dropped: a few megabytes at most."""
 
 
+TRIAL_TOKENS = 4
+"""Of each choice, after a job's first loss: what ended its worker comes again with these, as those that were computed
+and not yet told are few."""
+TRIAL_GROWTH = 16
+"""How much further each later loss makes a trial go: the one before was over too soon."""
+
+
+def trial_tokens_of_choice(num_losses: int) -> int:
+    """How long a job is suspected that so many lost workers had begun; see Job.trial_tokens."""
+    return TRIAL_TOKENS * TRIAL_GROWTH ** (num_losses - 1) if num_losses else 0
+
+
 class ChoiceLedger:
     """What the client was given of one choice."""
 
@@ -36,6 +48,7 @@ class JobStream:
         self.began_s = clock()
         self.next_seq = 0
         self.num_losses = 0
+        """Workers that had begun it and were lost, without a better suspect."""
         self.deadline_s = self.began_s + job.timeout_s
         self.is_over = False
         """No event will be appended any more: finished, failed or abandoned."""
@@ -137,7 +150,10 @@ class JobStream:
             for index, choice in enumerate(self._choices)
             if choice.token_ids or choice.is_finished
         )
-        self.job = msgspec.structs.replace(self.job, epoch=self.job.epoch + 1, emitted=emitted)
+        trial_tokens = max(1, self.job.n) * trial_tokens_of_choice(self.num_losses)
+        self.job = msgspec.structs.replace(
+            self.job, epoch=self.job.epoch + 1, emitted=emitted, trial_tokens=trial_tokens
+        )
         if self._media_digests:
             self.job = msgspec.structs.replace(self.job, media_digests=self._media_digests)
         self.next_seq = 0

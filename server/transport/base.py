@@ -20,13 +20,17 @@ class JobLost:
     """The worker that held this job is gone (died, hung or forgot it); events of this epoch will not come any more.
 
     was_taken: the worker is known to have begun the job; where not, the job may never have got there. A worker that
-        hands its jobs back has not been killed by them: for those it is false as well.
+        hands its jobs back has not been killed by them: for those it is false as well, and for those that ran beside
+        one on trial.
+    was_on_trial: the worker ended while this job, and no other, was on trial there (see Job.trial_tokens): this one is
+        what ends workers.
     """
 
     job_id: str
     epoch: int
     worker_id: str
     was_taken: bool = True
+    was_on_trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

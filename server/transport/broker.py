@@ -46,10 +46,25 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Line:
-    """The jobs that wait for one model, best first, and how fast they are taken."""
+    """The jobs that wait for one model, best first, those that are suspected apart, and how fast they are taken."""
 
     waiting: list[_Waiting] = field(default_factory=list)
+    suspected: list[_Waiting] = field(default_factory=list)
     pace: Pace = field(default_factory=Pace)
+
+    @property
+    def depth(self) -> int:
+        """How many wait."""
+        return len(self.waiting) + len(self.suspected)
+
+    def add(self, entry: _Waiting) -> None:
+        """Put a job in its place."""
+        insort(self.suspected if entry.job.trial_tokens else self.waiting, entry)
+
+    def forget(self, job_id: str) -> None:
+        """Take a job out; unknown ids are fine."""
+        for part in (self.waiting, self.suspected):
+            part[:] = [entry for entry in part if entry.job.job_id != job_id]
 
 
 class Broker:
@@ -76,12 +91,12 @@ class Broker:
         (never for `front`)."""
         self.cancel(job.job_id)
         line = self._lines.setdefault(job.model, _Line())
-        if not front and len(line.waiting) >= self._max_queue and not self._with_credit(job.model):
+        if not front and line.depth >= self._max_queue and not self._with_credit(job.model):
             raise Overloaded(
-                f"{len(line.waiting)} requests already wait for the model '{job.model}'; try again later",
-                line.pace.retry_after_s(len(line.waiting), self._clock()),
+                f"{line.depth} requests already wait for the model '{job.model}'; try again later",
+                line.pace.retry_after_s(line.depth, self._clock()),
             )
-        insort(line.waiting, _Waiting(not front, job.priority, self._next_number, job, self._digests(job)))
+        line.add(_Waiting(not front, job.priority, self._next_number, job, self._digests(job)))
         self._next_number += 1
 
     def cancel(self, job_id: str) -> str | None:
@@ -89,21 +104,21 @@ class Broker:
         worker_id = self._leases.release(job_id)
         if worker_id is None:
             for line in self._lines.values():
-                line.waiting[:] = [entry for entry in line.waiting if entry.job.job_id != job_id]
+                line.forget(job_id)
         return worker_id
 
     def assign(self) -> Iterator[tuple[str, Job]]:
         """Hand waiting jobs to workers with credit: (worker id, job) to be sent, already booked as held when yielded.
         Repeats until nothing fits, so the caller may report a worker lost in between."""
         for model, line in self._lines.items():
-            while line.waiting and (free := self._with_credit(model)):
-                place, worker_id = self._match(line, free)
-                entry = line.waiting.pop(place)
+            while line.depth and (match := self._match(line, self._with_credit(model))):
+                entry, worker_id = match
+                job = entry.job
                 line.pace.saw_one_taken(self._clock())
                 self._credits[worker_id] = self._credits.pop(worker_id) - 1
                 self._affinity.saw(entry.digests, worker_id)
-                self._leases.hold(worker_id, entry.job.job_id, entry.job.epoch, is_taken=False)
-                yield worker_id, entry.job
+                self._leases.hold(worker_id, job.job_id, job.epoch, is_taken=False, trial_tokens=job.trial_tokens)
+                yield worker_id, job
 
     def hello(self, hello: Hello) -> None:
         """A worker is there; said again it starts its credits anew (a Claim follows) and keeps its jobs."""
@@ -163,17 +178,18 @@ class Broker:
     def depth(self, model: str) -> int:
         """Jobs that wait for a worker of this model."""
         line = self._lines.get(model)
-        return len(line.waiting) if line is not None else 0
+        return line.depth if line is not None else 0
 
     def check(self) -> None:
         """Assert that every job is in one place, every held job has its holder, and no credit is negative."""
         self._leases.check()
-        waiting = [entry.job.job_id for line in self._lines.values() for entry in line.waiting]
+        waiting = [entry.job.job_id for line in self._lines.values() for entry in (*line.waiting, *line.suspected)]
         assert len(waiting) == len(set(waiting)), "a job waits twice"
         assert not set(waiting) & set(self._leases.held()), "a job waits and is held"
         for model, line in self._lines.items():
-            assert line.waiting == sorted(line.waiting), "a line is out of order"
-            assert all(entry.job.model == model for entry in line.waiting), "a job waits in another model's line"
+            for part in (line.waiting, line.suspected):
+                assert part == sorted(part), "a line is out of order"
+                assert all(entry.job.model == model for entry in part), "a job waits in another model's line"
         assert all(credits >= 0 for credits in self._credits.values()), "a worker was overdrawn"
 
     def _digests(self, job: Job) -> tuple[bytes, ...]:
@@ -188,14 +204,23 @@ class Broker:
             if credits > 0 and self._leases.model_of(worker_id) == model
         ]
 
-    def _match(self, line: _Line, free: list[str]) -> tuple[int, str]:
-        """The place in the line of the next job, and which of the free workers gets it."""
+    def _match(self, line: _Line, free: list[str]) -> tuple[_Waiting, str] | None:
+        """Take the next job out of the line. Returns which of the free workers gets it; None where nothing fits."""
+        if line.suspected:
+            able = [worker_id for worker_id in free if not self._leases.has_one_on_trial(worker_id)]
+            if able:
+                return line.suspected.pop(0), self._least_loaded(able)
+        if not line.waiting or not free:
+            return None
         loads = {worker_id: self._load(worker_id) for worker_id in free}
         chosen = self._affinity.choose(line.waiting[0].digests, loads)
         if chosen is not None:
-            return 0, chosen
-        least_loaded = min(free, key=lambda worker_id: (self._leases.num_held_by(worker_id), -self._credits[worker_id]))
-        return self._next_for(least_loaded, line.waiting[:LOOKAHEAD]), least_loaded
+            return line.waiting.pop(0), chosen
+        least_loaded = self._least_loaded(free)
+        return line.waiting.pop(self._next_for(least_loaded, line.waiting[:LOOKAHEAD])), least_loaded
+
+    def _least_loaded(self, free: list[str]) -> str:
+        return min(free, key=lambda worker_id: (self._leases.num_held_by(worker_id), -self._credits[worker_id]))
 
     def _next_for(self, worker_id: str, first: list[_Waiting]) -> int:
         """The place of the first job whose beginning this worker has, if it may go before the others; else 0."""

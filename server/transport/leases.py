@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from schemas.control import Goodbye, Heartbeat, Hello
-from schemas.events import Event, Failed, Finished
+from schemas.events import Delta, Event, Failed, Finished
 from schemas.wire import LEASE_S
 from server.transport.base import JobLost, WorkerInfo
 
@@ -23,11 +23,13 @@ class UnknownWorker(Exception):
 
 @dataclass(slots=True)
 class _Held:
-    """since: when it was handed out or, later, taken."""
+    """since: when it was handed out or, later, taken. trial_tokens: how many must still come until it is suspected no
+    more."""
 
     epoch: int
     since: float
     is_taken: bool
+    trial_tokens: int
 
 
 @dataclass(slots=True)
@@ -76,9 +78,9 @@ class Leases:
         ]
         return lost, [job_id for job_id in heartbeat.job_ids if job_id not in worker.jobs]
 
-    def hold(self, worker_id: str, job_id: str, epoch: int, *, is_taken: bool = True) -> None:
+    def hold(self, worker_id: str, job_id: str, epoch: int, *, is_taken: bool = True, trial_tokens: int = 0) -> None:
         """A job is now with this worker, or on its way there (not `is_taken`). Raises UnknownWorker."""
-        self._known(worker_id).jobs[job_id] = _Held(epoch, self._clock(), is_taken)
+        self._known(worker_id).jobs[job_id] = _Held(epoch, self._clock(), is_taken, trial_tokens)
         self._holder[job_id] = worker_id
 
     def taken(self, worker_id: str, job_id: str, epoch: int) -> None:
@@ -109,17 +111,26 @@ class Leases:
             held.is_taken = True
             if isinstance(event, Finished | Failed):
                 self.release(event.job_id)
+            elif held.trial_tokens and isinstance(event, Delta):
+                held.trial_tokens = max(0, held.trial_tokens - len(event.token_ids))
 
     def worker_lost(self, worker_id: str) -> list[JobLost]:
-        """The worker is gone; its jobs, each to be reported. Unknown ids are fine."""
+        """The worker is gone; its jobs, each to be reported: the one that was on trial as what ended it, and then none
+        of the others. Unknown ids are fine."""
         worker = self._workers.pop(worker_id, None)
-        return [self._lose(worker, job_id) for job_id in list(worker.jobs)] if worker is not None else []
+        if worker is None:
+            return []
+        on_trial = [job_id for job_id, held in worker.jobs.items() if held.is_taken and held.trial_tokens]
+        lost = [self._lose(worker, job_id) for job_id in list(worker.jobs)]
+        if len(on_trial) != 1:
+            return lost
+        return [_convicted(job) if job.job_id in on_trial else _spared(job) for job in lost]
 
     def goodbye(self, goodbye: Goodbye) -> list[JobLost]:
         """The worker leaves; its jobs, each to be reported. Without a reason it hands them back, as its time to drain
         is over: then none of them is held against the job."""
         lost = self.worker_lost(goodbye.worker_id)
-        return lost if goodbye.reason else [replace(job, was_taken=False) for job in lost]
+        return lost if goodbye.reason else [_spared(job) for job in lost]
 
     def expire(self) -> list[JobLost]:
         """Take workers for lost that were silent for a lease."""
@@ -148,6 +159,10 @@ class Leases:
     def num_held_by(self, worker_id: str) -> int:
         """How many jobs a known worker holds."""
         return len(self._workers[worker_id].jobs)
+
+    def has_one_on_trial(self, worker_id: str) -> bool:
+        """Whether a known worker has a suspected job, or is sent one."""
+        return any(held.trial_tokens for held in self._workers[worker_id].jobs.values())
 
     def num_at(self, worker_id: str) -> int:
         """How many jobs a known worker has: those held for this gateway, or what it said itself, if that is more."""
@@ -191,6 +206,14 @@ class Leases:
         held = worker.jobs.pop(job_id)
         del self._holder[job_id]
         return JobLost(job_id, held.epoch, worker.hello.worker_id, held.is_taken)
+
+
+def _convicted(job: JobLost) -> JobLost:
+    return replace(job, was_on_trial=True)
+
+
+def _spared(job: JobLost) -> JobLost:
+    return replace(job, was_taken=False, was_on_trial=False)
 
 
 def _info(worker: _Worker) -> WorkerInfo:

@@ -71,7 +71,8 @@ class WaitingJob:
     """A job that no worker is known to have taken.
 
     common_line: where it lies if it is offered to all. pointer: its place in the line, once Redis has said it. since:
-    when it was put there. digests: of its beginnings. offered_to: the worker in whose own line it lies.
+    when it was put there. trial_tokens: see Job. digests: of its beginnings. offered_to: the worker in whose own line
+    it lies.
     """
 
     job_id: str
@@ -80,6 +81,7 @@ class WaitingJob:
     common_line: str
     key: str
     since: float
+    trial_tokens: int = 0
     digests: tuple[bytes, ...] = ()
     offered_to: str | None = None
     pointer: bytes | None = None
@@ -93,10 +95,9 @@ class WaitingJob:
 
 def waiting_job(job: Job, now: float, *, is_resumed: bool) -> WaitingJob:
     """A job as all workers of its model are offered it."""
-    line = names.line_for(job.model, job.priority, is_resumed=is_resumed)
-    return WaitingJob(
-        job.job_id, job.model, job.epoch, line, names.job_key(job.model, job.job_id, job.epoch), since=now
-    )
+    line = names.line_for(job, is_resumed=is_resumed)
+    key = names.job_key(job.model, job.job_id, job.epoch)
+    return WaitingJob(job.job_id, job.model, job.epoch, line, key, now, job.trial_tokens)
 
 
 class Lines:

@@ -1,20 +1,26 @@
-"""What lies in a gateway's mailbox in Redis: one worker's messages, and who it is."""
+"""What workers write into a gateway's mailbox in Redis, one entry at a time, and the little that gateways write."""
 
+import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
 
 from schemas import redis_names as names
-from schemas.control import Claim, Goodbye, Heartbeat, Hello, Taken
-from schemas.redis_link import Fields
-from schemas.wire import ToGateway, WireError, decode_for_gateway
+from schemas.control import Cancel, Claim, Goodbye, Heartbeat, Hello, Taken
+from schemas.redis_link import FAILURES, Fields, put
+from schemas.wire import ToGateway, WireError, decode_for_gateway, encode
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """One entry; messages in order."""
+    """One entry; messages in order. has_ended: the worker's process is known to have ended, it says nothing more."""
 
     worker_id: str
     hello: Hello | None
     messages: tuple[ToGateway, ...]
+    has_ended: bool = False
 
 
 def read_mail(fields: Fields) -> Mail:
@@ -28,4 +34,20 @@ def read_mail(fields: Fields) -> Mail:
     for message in (hello, *messages):
         if isinstance(message, Hello | Claim | Taken | Heartbeat | Goodbye) and message.worker_id != worker_id:
             raise WireError("a worker speaks in another's name")
-    return Mail(worker_id, hello if isinstance(hello, Hello) else None, messages)
+    return Mail(worker_id, hello if isinstance(hello, Hello) else None, messages, names.ENDED in fields)
+
+
+async def send_cancels(client: Redis, cancels: Iterable[tuple[str, str, int]]) -> None:
+    """Have workers stop jobs: of each its worker, its id and the latest epoch that is meant."""
+    async with client.pipeline(transaction=False) as pipe:
+        for worker_id, job_id, epoch in cancels:
+            order = {names.ORDER: encode(Cancel(job_id=job_id)), names.EPOCH: b"%d" % epoch}
+            put(pipe, names.worker_mailbox(worker_id), order)
+        await pipe.execute()
+
+
+async def note_end(client: Redis, gateway_id: str, worker_id: str) -> None:
+    """Write into a gateway's mailbox that a worker's process has ended: it lies there behind its last words."""
+    with contextlib.suppress(*FAILURES):  # Then it is its silence that tells.
+        note: dict[Any, Any] = {names.WORKER: worker_id, names.ENDED: b""}
+        await client.xadd(names.gateway_mailbox(gateway_id), note, nomkstream=True)

@@ -15,7 +15,7 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable
 
 from schemas import redis_names as names
-from schemas.control import Cancel, Goodbye, Heartbeat, Taken
+from schemas.control import Goodbye, Heartbeat, Taken
 from schemas.errors import Overloaded, Unavailable
 from schemas.events import Accepted, Delta, Event, Failed, Finished
 from schemas.jobs import Job
@@ -28,17 +28,16 @@ from schemas.redis_link import (
     connect,
     keep_repeating,
     leave_if_cancelled,
-    put,
     repeat,
 )
-from schemas.wire import LEASE_S, ToGateway, WireError, encode
+from schemas.wire import LEASE_S, ToGateway, WireError
 from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.leases import Leases
 from server.transport.pace import Pace
 from server.transport.redis_answers import RedisAnswers
 from server.transport.redis_lines import NO_LIMIT, Lines, WaitingJob, waiting_job
-from server.transport.redis_mail import read_mail
+from server.transport.redis_mail import note_end, read_mail, send_cancels
 from server.transport.redis_offers import Offers
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class RedisQueue:
         self._paces: defaultdict[str, Pace] = defaultdict(Pace)
         self._to_cancel: list[tuple[str, str, int]] = []
         self._dead: deque[str] = deque(maxlen=256)
-        """Workers whose process is known to have ended; what they said before may still be under way."""
+        """Workers whose process is known to have ended."""
         self._heard_at = self._checked_at = 0.0
         self._is_open = self._is_closed = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -127,7 +126,7 @@ class RedisQueue:
             elif (epoch := self._leases.epoch_of(job_id)) is not None:
                 worker_id = self._leases.release(job_id)
                 assert worker_id is not None
-                await self._send_cancels([(worker_id, job_id, epoch)])
+                await send_cancels(self._client, [(worker_id, job_id, epoch)])
 
     async def messages(self) -> AsyncIterator[Event | JobLost]:
         """See JobQueue."""
@@ -151,11 +150,13 @@ class RedisQueue:
         return {hello.pid for hello in self._leases.hellos() if hello.host == platform.node()}
 
     def worker_died(self, pid: int) -> None:
-        """The supervisor saw this process on this host end: report its jobs now, without waiting for the lease."""
+        """The supervisor saw this process on this host end: report its jobs without waiting for the lease, once all
+        that it said is read."""
         for hello in self._leases.hellos():
             if hello.pid == pid and hello.host == platform.node():
-                self._dead.append(hello.worker_id)
-                self._report(self._leases.worker_lost(hello.worker_id))
+                task = asyncio.create_task(note_end(self._client, self._id, hello.worker_id))
+                self._tasks.append(task)
+                task.add_done_callback(self._tasks.remove)
 
     async def close(self) -> None:
         """Take back what waits and be gone: workers stop what they do for this gateway. `messages` ends."""
@@ -225,7 +226,7 @@ class RedisQueue:
             self._report(self._leases.expire())  # With more to read, the sign of life may be in it.
         if self._to_cancel:
             cancels, self._to_cancel = self._to_cancel, []
-            await self._send_cancels(cancels)
+            await send_cancels(self._client, cancels)
 
     def _receive_entry(self, fields: Fields) -> None:
         if names.WORKER not in fields:
@@ -240,6 +241,9 @@ class RedisQueue:
             self._leases.hello(mail.hello)
         for message in mail.messages:
             self._handle(mail.worker_id, message)
+        if mail.has_ended:
+            self._dead.append(mail.worker_id)
+            self._report(self._leases.worker_lost(mail.worker_id))
 
     def _handle(self, worker_id: str, message: ToGateway) -> None:
         match message:
@@ -268,7 +272,7 @@ class RedisQueue:
         self._paces[waiting.model].saw_one_taken(time.monotonic())
         self._offers.saw_one_taken(waiting.digests, taken.worker_id)
         if self._leases.is_known(taken.worker_id):
-            self._leases.hold(taken.worker_id, taken.job_id, taken.epoch)
+            self._leases.hold(taken.worker_id, taken.job_id, taken.epoch, trial_tokens=waiting.trial_tokens)
         else:
             self._report([JobLost(taken.job_id, taken.epoch, taken.worker_id)])
 
@@ -282,13 +286,6 @@ class RedisQueue:
         waiting = self._waiting.get(job_id)
         epoch = waiting.epoch if waiting is not None else self._leases.epoch_of(job_id)
         return ANY_EPOCH if epoch is None else epoch - 1
-
-    async def _send_cancels(self, cancels: Iterable[tuple[str, str, int]]) -> None:
-        async with self._client.pipeline(transaction=False) as pipe:
-            for worker_id, job_id, epoch in cancels:
-                order = {names.ORDER: encode(Cancel(job_id=job_id)), names.EPOCH: b"%d" % epoch}
-                put(pipe, names.worker_mailbox(worker_id), order)
-            await pipe.execute()
 
     def _report(self, lost: Iterable[JobLost]) -> None:
         for job in lost:

@@ -115,9 +115,7 @@ class ZeroMQQueue:
 
     def worker_died(self, pid: int) -> None:
         """The supervisor saw this process end: report its jobs now, without waiting for the lease."""
-        # What it said before its end counts, above all which jobs it had begun.
-        while self._receive():
-            pass
+        self._receive_all()
         for worker in self._broker.workers():
             if worker.pid == pid:
                 self._worker_lost(worker.worker_id)
@@ -167,6 +165,10 @@ class ZeroMQQueue:
                 return False
             num_messages += 1 + sum(self._receive_frame(identity, frame) for frame in frames)
         return self._socket is not None
+
+    def _receive_all(self) -> None:
+        while self._receive():
+            pass
 
     def _receive_frame(self, identity: bytes, frame: bytes) -> int:
         """Take in what a worker said at once. Returns how many messages that was."""
@@ -225,7 +227,8 @@ class ZeroMQQueue:
 
     def _send_frame(self, worker_id: str, frame: bytes) -> None:
         if not self._reaches(worker_id, frame):
-            self._worker_lost(worker_id)
+            # Later: this may be in the middle of what it said before.
+            asyncio.get_running_loop().call_soon(self._worker_lost, worker_id)
 
     def _reaches(self, worker_id: str, frame: bytes | bytearray) -> bool:
         """Send a frame; False when the worker cannot be reached any more."""
@@ -245,6 +248,8 @@ class ZeroMQQueue:
         return True
 
     def _worker_lost(self, worker_id: str) -> None:
+        # What it said before its end counts: which jobs it had begun, and how far each had come.
+        self._receive_all()
         self._report(self._broker.worker_lost(worker_id))
 
     def _report(self, lost: list[JobLost]) -> None:

@@ -14,6 +14,7 @@ from schemas.control import Cancel
 from schemas.events import Finished
 from schemas.jobs import Job
 from server.transport.base import JobLost
+from server.transport.redis_mail import send_cancels
 from server.transport.redis_streams import RedisQueue
 from tests.contract.conftest import PATIENCE_S, Inbox
 from tests.contract.hosts import LONG_S, REDIS_LEASE_S, TOKENS, Hosts, answered, hosts_of, until
@@ -118,7 +119,7 @@ async def test_every_key_ends_by_itself_and_only_idle_lines_are_left(redis: Redi
     assert set(keys()) <= set(names.lines_of("demo"))
     assert all(0 <= ttl <= 600 for ttl in keys().values())
     with contextlib.closing(redis.client()) as client:
-        assert [client.xlen(line) for line in names.lines_of("demo")] == [0, 0, 0, 0]
+        assert [client.xlen(line) for line in names.lines_of("demo")] == [0] * len(names.LINES)
         assert [client.xpending(line, names.GROUP)["pending"] for line in keys()] == [0] * len(keys())
 
 
@@ -143,24 +144,33 @@ async def source(redis: RedisServer) -> AsyncIterator[RedisSource]:
     await source.close()
 
 
-@pytest.mark.parametrize("place", range(len(names.LINES)), ids=names.LINES)
+JOB_OF_LINE = {
+    names.SUSPECTED: chat_job("a", trial_tokens=1),
+    names.RESUMED: chat_job("a", epoch=1),
+    names.HIGH: chat_job("a", priority=-1),
+    names.NORMAL: chat_job("a"),
+    names.LOW: chat_job("a", priority=1),
+}
+
+
+@pytest.mark.parametrize("place", names.LINES)
 async def test_a_pointer_whose_reader_died_is_followed_by_another_worker_without_waiting_for_a_lease(
-    source: RedisSource, queue: RedisQueue, redis: RedisServer, place: int
+    source: RedisSource, queue: RedisQueue, redis: RedisServer, place: str
 ) -> None:
-    line = names.lines_of("tiny")[place]
+    line, job = names.line_of("tiny", place), JOB_OF_LINE[place]
     with contextlib.closing(redis.client()) as client:
         client.xgroup_create(line, names.GROUP, id="0", mkstream=True)
-        await queue.submit(chat_job("a", priority=place - 2), front=not place)
+        await queue.submit(job, front=place in (names.SUSPECTED, names.RESUMED))
         assert client.xreadgroup(names.GROUP, names.CONSUMER, {line: ">"}), "read, and never followed"
         await source.claim(1)
-        assert await Inbox(source.messages()).next() == chat_job("a", priority=place - 2)
+        assert await Inbox(source.messages()).next() == job
         assert client.xpending(line, names.GROUP)["pending"] == client.xlen(line) == 0
 
 
 async def test_what_was_left_behind_goes_before_what_came_later(
     source: RedisSource, queue: RedisQueue, redis: RedisServer
 ) -> None:
-    line = names.lines_of("tiny")[2]
+    line = names.line_of("tiny", names.NORMAL)
     with contextlib.closing(redis.client()) as client:
         client.xgroup_create(line, names.GROUP, id="0", mkstream=True)
         await queue.submit(chat_job("a"))
@@ -175,7 +185,7 @@ async def test_what_was_left_behind_goes_before_what_came_later(
 async def test_of_two_workers_that_a_redis_behind_its_time_gave_one_attempt_the_first_is_heard(
     source: RedisSource, queue: RedisQueue, redis: RedisServer
 ) -> None:
-    key, line = names.job_key("tiny", "a", 0), names.lines_of("tiny")[2]
+    key, line = names.job_key("tiny", "a", 0), names.line_of("tiny", names.NORMAL)
     inbox, received = Inbox(source.messages()), Inbox(queue.messages())
     with contextlib.closing(redis.client()) as client:
         await queue.submit(chat_job("a"))
@@ -201,7 +211,7 @@ async def test_a_job_whose_pointer_is_there_twice_is_taken_once(
     queue: RedisQueue, source: RedisSource, redis: RedisServer
 ) -> None:
     await queue.submit(chat_job("a"))
-    [*_, line, _] = names.lines_of("tiny")
+    line = names.line_of("tiny", names.NORMAL)
     with contextlib.closing(redis.client()) as client:
         [(_, pointer)] = client.xrange(line)
         client.xadd(line, pointer)
@@ -259,7 +269,7 @@ async def test_a_cancel_for_an_earlier_attempt_does_not_touch_the_present_one(
     await queue.submit(chat_job("a", epoch=1))
     inbox, received = Inbox(source.messages()), Inbox(queue.messages())
     assert await inbox.next() == chat_job("a", epoch=1)
-    await queue._send_cancels([("w", "a", 0)])
+    await send_cancels(queue._client, [("w", "a", 0)])
     await queue.submit(chat_job("b"))
     assert await inbox.next() == chat_job("b")
     await source.heartbeat(heartbeat("w", "a", "b"))
@@ -277,7 +287,7 @@ async def test_entries_that_are_no_messages_are_dropped_and_counted(
         for hostile in _hostile():
             client.xadd(mailbox, hostile)
             client.xadd(names.worker_mailbox("w"), hostile | {"order": b"\x01\xff"})
-            client.xadd(names.lines_of("tiny")[2], hostile)
+            client.xadd(names.line_of("tiny", names.NORMAL), hostile)
     await source.claim(1)
     await queue.submit(chat_job("a"))
     job: Job = await Inbox(source.messages()).next()

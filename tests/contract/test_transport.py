@@ -6,6 +6,7 @@ import pytest
 
 from schemas.control import Cancel, Drain
 from schemas.errors import Overloaded
+from schemas.jobs import ChatJob
 from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost
 from tests.contract.conftest import LOCAL_LEASE_S, PATIENCE_S, Inbox, Transport
@@ -253,3 +254,79 @@ async def beat_on(source: JobSource, worker_id: str) -> None:
     while True:
         await source.heartbeat(heartbeat(worker_id))
         await asyncio.sleep(LOCAL_LEASE_S / 8)
+
+
+def suspected(job_id: str) -> ChatJob:
+    """A job that a lost worker had begun."""
+    return chat_job(job_id, epoch=1, trial_tokens=2)
+
+
+async def test_a_worker_tries_one_suspected_job_at_a_time_and_goes_on_with_others(
+    transport: Transport, gateway: Inbox
+) -> None:
+    source, inbox = await transport.worker("w", credits=8)
+    await transport.queue.submit(suspected("a"), front=True)
+    assert await inbox.next() == suspected("a")
+    await transport.queue.submit(suspected("b"), front=True)
+    await transport.queue.submit(chat_job("new"))
+    assert await inbox.next() == chat_job("new")
+    await source.publish([accepted("a", epoch=1), delta("a", 0, epoch=1)])
+    await transport.queue.submit(chat_job("newer"))
+    assert await inbox.next() == chat_job("newer")
+    await source.publish([delta("a", 1, epoch=1)])
+    assert await inbox.next() == suspected("b")
+
+
+async def test_another_worker_tries_the_next_suspected_job(transport: Transport) -> None:
+    _, first = await transport.worker("w1", credits=8)
+    await transport.queue.submit(suspected("a"), front=True)
+    assert await first.next() == suspected("a")
+    _, other = await transport.worker("w2", credits=8)
+    await transport.queue.submit(suspected("b"), front=True)
+    assert await other.next() == suspected("b")
+
+
+@pytest.mark.parametrize("end", ["finished", "cancelled"])
+async def test_a_trial_is_over_when_its_job_ends(transport: Transport, gateway: Inbox, end: str) -> None:
+    source, inbox = await transport.worker("w", credits=8)
+    for name in "ab":
+        await transport.queue.submit(suspected(name), front=True)
+    assert await inbox.next() == suspected("a")
+    if end == "finished":
+        await source.publish([finished("a", epoch=1)])
+    else:
+        await transport.queue.cancel("a")
+        assert await inbox.next() == Cancel(job_id="a")
+    assert await inbox.next() == suspected("b")
+
+
+async def test_only_the_job_on_trial_is_blamed_for_its_workers_end(transport: Transport, gateway: Inbox) -> None:
+    source, inbox = await transport.worker("w", credits=8)
+    await transport.queue.submit(chat_job("beside"))
+    await inbox.next()
+    for name in "ab":
+        await transport.queue.submit(suspected(name), front=True)
+    assert await inbox.next() == suspected("a")
+    told = [accepted("a", epoch=1), delta("a", 0, epoch=1), delta("a", 1, epoch=1)]
+    await source.publish(told)
+    assert await inbox.next() == suspected("b")
+    await source.close("the device is lost")
+    assert await gateway.take(3) == told
+    lost = {message.job_id: (message.was_taken, message.was_on_trial) for message in await gateway.take(3)}
+    assert lost == {"beside": (False, False), "a": (False, False), "b": (True, True)}
+
+
+async def test_what_a_process_said_before_its_end_is_read_before_its_jobs_are_reported(
+    transport: Transport, gateway: Inbox
+) -> None:
+    source, inbox = await transport.worker("w", credits=8, pid=4711)
+    for name in "ab":
+        await transport.queue.submit(suspected(name), front=True)
+    assert await inbox.next() == suspected("a")
+    told = [accepted("a", epoch=1), *(delta("a", position, epoch=1) for position in range(2))]
+    await source.publish(told)
+    assert await inbox.next() == suspected("b")
+    transport.queue.worker_died(4711)
+    assert await gateway.take(3) == told
+    lost = {message.job_id: (message.was_taken, message.was_on_trial) for message in await gateway.take(2)}
+    assert lost == {"a": (False, False), "b": (True, True)}

@@ -17,7 +17,8 @@ Script = Callable[[Any], AsyncGenerator[Event, None]]
 
 
 class WorkerDied(Exception):
-    """Raised by a script: the worker that plays it is lost with the job, which it had begun unless said otherwise."""
+    """Raised by a script: the worker that plays it is lost with the job, which it had begun unless said otherwise. A
+    suspected job is on trial from then until its worker is lost, however many tokens it told."""
 
     def __init__(self, *, was_taken: bool = True) -> None:
         super().__init__()
@@ -98,7 +99,8 @@ class MemoryQueue:
             async for event in self.script(job):
                 self.publish(event)
         except WorkerDied as death:
-            self.publish_lost(JobLost(job.job_id, job.epoch, f"worker-{job.model}", death.was_taken))
+            is_on_trial = death.was_taken and job.trial_tokens > 0
+            self.publish_lost(JobLost(job.job_id, job.epoch, f"worker-{job.model}", death.was_taken, is_on_trial))
 
 
 def worker(model: str, state: str = "ready", **figures: float) -> WorkerInfo:

@@ -1,5 +1,7 @@
 """Short ways to write the messages that tests of both sides send around."""
 
+import platform
+
 from schemas.control import Heartbeat, Hello, ModelCard
 from schemas.events import Accepted, Delta, Finished
 from schemas.jobs import ChatJob, Message, TextPart
@@ -9,7 +11,9 @@ MODEL = "tiny"
 SEATS = 8
 
 
-def chat_job(job_id: str, *, model: str = MODEL, priority: int = 0, epoch: int = 0, text: str = "hi") -> ChatJob:
+def chat_job(
+    job_id: str, *, model: str = MODEL, priority: int = 0, epoch: int = 0, text: str = "hi", trial_tokens: int = 0
+) -> ChatJob:
     """A job with one user message."""
     return ChatJob(
         job_id=job_id,
@@ -18,13 +22,14 @@ def chat_job(job_id: str, *, model: str = MODEL, priority: int = 0, epoch: int =
         sampling=SamplingParams(seed=0, max_tokens=8),
         priority=priority,
         epoch=epoch,
+        trial_tokens=trial_tokens,
     )
 
 
 def hello(worker_id: str, *, model: str = MODEL, pid: int = 1) -> Hello:
-    """A worker of the model."""
+    """A worker of the model, on this host."""
     card = ModelCard(name=model, max_model_len=128, created=0)
-    return Hello(worker_id=worker_id, pid=pid, card=card, seats=SEATS)
+    return Hello(worker_id=worker_id, pid=pid, card=card, host=platform.node(), seats=SEATS)
 
 
 def heartbeat(worker_id: str, *job_ids: str, state: str = "ready") -> Heartbeat:

@@ -8,6 +8,8 @@ import pytest
 from schemas.events import Event
 from schemas.jobs import ChatJob
 from server.inflight import MAX_HANDOVERS
+from server.job_stream import TRIAL_TOKENS
+from server.transport.base import JobLost
 from tests.fakes.memory_queue import MemoryQueue, Script, Teller, WorkerDied, tell
 from tests.server.serving import CHAT, ask, client_of
 
@@ -69,3 +71,39 @@ async def test_a_job_that_is_taken_over_says_with_which_media_it_was_begun() -> 
         answer = await client.post(CHAT, json=ask())
     assert answer.status_code == 200
     assert [job.media_digests for job in queue.submitted] == [(), digests]
+
+
+async def test_a_job_is_suspected_from_its_first_loss_on_and_longer_after_each() -> None:
+    """Lost without having been on trial: its worker had told enough of it by then, or another one was to blame."""
+    deaths = 3
+
+    async def script(job: ChatJob) -> AsyncGenerator[Event, None]:
+        if job.epoch < deaths:
+            queue.publish_lost(JobLost(job.job_id, job.epoch, "worker"))
+            return
+        async for event in tell(TEXT)(job):
+            yield event
+
+    queue = MemoryQueue(script)
+    async with client_of(queue) as client:
+        answer = await client.post(CHAT, json=ask())
+    assert (answer.status_code, answer.json()["choices"][0]["message"]["content"]) == (200, TEXT)
+    assert [job.trial_tokens for job in queue.submitted] == [0, 4, 64, 1024]
+
+
+async def test_a_trial_is_as_long_as_it_has_choices() -> None:
+    async def script(job: ChatJob) -> AsyncGenerator[Event, None]:
+        if job.epoch == 0:
+            raise WorkerDied
+        teller = Teller(job)
+        yield teller.accepted()
+        for index in range(job.n):
+            for word in teller.words(TEXT, index):
+                yield word
+        yield teller.finished()
+
+    queue = MemoryQueue(script)
+    async with client_of(queue) as client:
+        answer = await client.post(CHAT, json=ask(n=3))
+    assert answer.status_code == 200
+    assert [job.trial_tokens for job in queue.submitted] == [0, 3 * TRIAL_TOKENS]

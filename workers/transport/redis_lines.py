@@ -5,6 +5,7 @@ A pointer that was read and not followed (its reader died, or was out of credit)
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 LEFT_BEHIND_S = 0.25
 """A pointer that was read and not followed for so long is left behind. To follow one takes a turn to Redis; where its
 reader is only slow, the job still goes to one worker."""
+
+TRIAL_LOOK_S = 0.02
+"""How often a worker with a job on trial sees whether that is over; what is looked for meanwhile comes at once."""
 
 FIND = """
 -- KEYS: lines. ARGV: group, consumer, ms behind which a pointer that was read is left behind. Returns a line and its
@@ -75,14 +79,16 @@ class Lines:
         self._hello = hello
         self._lines = names.lines_of_worker(hello.card.name, hello.worker_id)
 
-    async def read(self) -> list[Pointer]:
-        """What should be taken, at most one of each line; none if nothing comes for a while."""
+    async def read(self, *, has_one_on_trial: bool) -> list[Pointer]:
+        """What should be taken, at most one of each line; none if nothing comes for a while. has_one_on_trial: other
+        suspected jobs are left to others, and looked for again soon."""
+        lines = self._lines[1:] if has_one_on_trial else self._lines
         try:
-            found = await self._find(keys=self._lines, args=[names.GROUP, names.CONSUMER, int(1000 * LEFT_BEHIND_S)])
+            found = await self._find(keys=lines, args=[names.GROUP, names.CONSUMER, int(1000 * LEFT_BEHIND_S)])
             if found is not None:
                 line, (entry_id, fields) = found
                 return [_pointer(line.decode(), entry_id, dict(zip(fields[::2], fields[1::2], strict=True)))]
-            return await self._wait_for_one()
+            return await self._wait_for_one(lines, TRIAL_LOOK_S if has_one_on_trial else BLOCK_S)
         except ResponseError as error:
             if not str(error).startswith(("NOGROUP", "UNBLOCKED")):
                 raise
@@ -120,9 +126,9 @@ class Lines:
         """Leave nothing of this worker's own behind; what lies there its gateways offer to all."""
         await self._client.delete(names.own_line(self._hello.card.name, self._hello.worker_id))
 
-    async def _wait_for_one(self) -> list[Pointer]:
-        streams: dict[Any, Any] = dict.fromkeys(self._lines, ">")
-        block_ms = int(1000 * BLOCK_S)
+    async def _wait_for_one(self, lines: Sequence[str], block_s: float) -> list[Pointer]:
+        streams: dict[Any, Any] = dict.fromkeys(lines, ">")
+        block_ms = int(1000 * block_s)
         answer: Any = await self._client.xreadgroup(names.GROUP, names.CONSUMER, streams, count=1, block=block_ms)
         return [_pointer(line.decode(), *entry) for line, entries in answer for entry in entries]
 

@@ -17,7 +17,7 @@ import msgspec
 
 from schemas import redis_names as names
 from schemas.control import Cancel, Drain, Goodbye, Heartbeat, Hello
-from schemas.events import Event, Failed, Finished
+from schemas.events import Delta, Event, Failed, Finished
 from schemas.jobs import Job
 from schemas.redis_link import (
     BLOCK_S,
@@ -37,11 +37,14 @@ from workers.transport.redis_lines import Lines
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Held:
+    """trial_tokens: how many must still be told until the job is suspected no more."""
+
     gateway_id: str
     epoch: int
     since: float
+    trial_tokens: int
 
 
 class RedisSource:
@@ -108,8 +111,12 @@ class RedisSource:
                 await backed_off(attempt, self._failed)
         for event in events:
             held = self._held.get(event.job_id)
-            if isinstance(event, Finished | Failed) and held is not None and held.epoch == event.epoch:
+            if held is None or held.epoch != event.epoch:
+                continue
+            if isinstance(event, Finished | Failed):
                 del self._held[event.job_id]
+            elif held.trial_tokens and isinstance(event, Delta):
+                held.trial_tokens = max(0, held.trial_tokens - len(event.token_ids))
 
     async def heartbeat(self, heartbeat: Heartbeat) -> None:
         """See JobSource. Each gateway hears of its own jobs only. One that cannot be sent now is left out."""
@@ -159,11 +166,12 @@ class RedisSource:
             self._has_changed.clear()
             await self._has_changed.wait()
             return
-        for pointer in await self._lines.read():
+        has_one_on_trial = any(held.trial_tokens for held in self._held.values())
+        for pointer in await self._lines.read(has_one_on_trial=has_one_on_trial):
             # What is more than can be taken is soon anybody's.
             if self._credits > 0 and (job := await self._lines.take(pointer)) is not None:
                 self._credits -= 1
-                self._held[job.job_id] = _Held(pointer.gateway_id, job.epoch, time.monotonic())
+                self._held[job.job_id] = _Held(pointer.gateway_id, job.epoch, time.monotonic(), job.trial_tokens)
                 self._inbox.put_nowait(job)
 
     async def _look_for_orders(self) -> None:
@@ -186,6 +194,8 @@ class RedisSource:
             held = self._held.get(order.job_id)
             if held is not None and held.epoch > epoch:
                 return  # It was meant for an attempt before this one.
+            if held is not None:
+                held.trial_tokens = 0
         self._inbox.put_nowait(order)
 
     async def _leave_dead_gateways(self) -> None:

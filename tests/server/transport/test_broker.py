@@ -259,7 +259,7 @@ def test_a_resubmitted_job_replaces_its_earlier_epoch(broker: Broker) -> None:
 NAMES = st.sampled_from("abcdef")
 WORKERS = st.sampled_from(["w1", "w2", "w3"])
 STEPS = st.one_of(
-    st.tuples(st.just("submit"), NAMES, st.booleans()),
+    st.tuples(st.just("submit"), NAMES, st.booleans(), st.integers(0, 2)),
     st.tuples(st.just("cancel"), NAMES),
     st.tuples(st.just("join"), WORKERS, st.integers(0, 3)),
     st.tuples(st.just("claim"), WORKERS, st.integers(-1, 3)),
@@ -281,7 +281,8 @@ def test_no_order_of_happenings_loses_or_doubles_a_job(steps: list[tuple]) -> No
         lost: list[JobLost] = []
         try:
             if name == "submit":
-                broker.submit(chat_job(args[0], text=("one " if args[0] < "d" else "other ") * 100), front=args[1])
+                text = ("one " if args[0] < "d" else "other ") * 100
+                broker.submit(chat_job(args[0], text=text, trial_tokens=args[2]), front=args[1])
                 alive.add(args[0])
             elif name == "cancel":
                 broker.cancel(args[0])
@@ -308,6 +309,7 @@ def test_no_order_of_happenings_loses_or_doubles_a_job(steps: list[tuple]) -> No
             pass
         list(broker.assign())
         broker.check()
+        assert all(_num_on_trial(broker, worker) <= 1 for worker in ("w1", "w2", "w3"))
         for report in lost:
             assert report.job_id in alive
             alive.discard(report.job_id)
@@ -318,6 +320,11 @@ def _holder(broker: Broker, job_id: str) -> str | None:
     return broker._leases.holder_of(job_id)
 
 
+def _num_on_trial(broker: Broker, worker_id: str) -> int:
+    worker = broker._leases._workers.get(worker_id)
+    return sum(held.trial_tokens > 0 for held in worker.jobs.values()) if worker is not None else 0
+
+
 def _everywhere(broker: Broker) -> set[str]:
-    waiting = {entry.job.job_id for line in broker._lines.values() for entry in line.waiting}
+    waiting = {entry.job.job_id for line in broker._lines.values() for entry in (*line.waiting, *line.suspected)}
     return waiting | set(broker._leases.held())
