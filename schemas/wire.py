@@ -1,4 +1,4 @@
-"""Messages to bytes and back: one version byte, then msgpack of a tagged struct. Never pickle.
+"""Messages to bytes and back: one version byte, then msgpack of a tagged struct, or of several. Never pickle.
 
 Both ends share only this module and the message types; how bytes travel is the transport's business.
 """
