@@ -57,6 +57,10 @@ class Heartbeat(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag=
     metrics: dict[str, float] = {}
 
 
+STALLED = "no step of the engine ended in time"
+"""The reason of a worker whose watchdog ends it."""
+
+
 class Goodbye(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="goodbye"):
     """The worker leaves: drained, and what it still holds is handed back, or unable to go on (`reason`)."""
 

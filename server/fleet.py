@@ -1,5 +1,7 @@
 """Which models there are, and whether a worker of each is ready."""
 
+from collections.abc import Mapping
+
 from schemas.control import ModelCard
 from schemas.errors import ErrorCode, RequestError
 from schemas.openai.strict import printable
@@ -38,6 +40,10 @@ class Fleet:
     def affinity(self) -> AffinityCounts:
         """How often jobs went to the worker that had their beginning."""
         return self._queue.affinity()
+
+    def lost_workers(self) -> Mapping[tuple[str, str], int]:
+        """How many workers were lost, by model and cause."""
+        return self._queue.lost_workers()
 
     def models(self) -> list[str]:
         """Names of the models that are expected or were seen."""

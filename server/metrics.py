@@ -13,6 +13,7 @@ from server.errors import REASONS
 from server.fleet import Fleet
 from server.token_metrics import TokenCollector
 from server.transport.base import WorkerInfo
+from server.transport.leases import LOSSES
 
 TTFT_BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160)
 E2E_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
@@ -122,6 +123,7 @@ class FleetCollector(Collector):
             ready.add_metric((model,), count)
         yield depth
         yield ready
+        yield self._lost_workers()
         counts = self._fleet.affinity()
         yield CounterMetricFamily(
             "glimpsed_affinity_hits_total", "Jobs given to the worker that had their beginning.", counts.hits
@@ -130,6 +132,15 @@ class FleetCollector(Collector):
             "glimpsed_affinity_misses_total", "Jobs whose beginning was at another worker.", counts.misses
         )
         yield from _worker_families(self._fleet.workers())
+
+    def _lost_workers(self) -> Metric:
+        name, what = "glimpsed_workers_lost_total", "Workers that were lost, other than by draining."
+        family = CounterMetricFamily(name, what, labels=("model", "cause"))
+        counts = self._fleet.lost_workers()
+        for model in self._fleet.models():
+            for cause in LOSSES:  # From 0 on: the first of a kind is seen as an increase.
+                family.add_metric((model, cause), counts.get((model, cause), 0))
+        return family
 
 
 def _worker_families(workers: list[WorkerInfo]) -> list[Metric]:

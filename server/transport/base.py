@@ -4,7 +4,7 @@ A transport delivers each job to one worker at a time and tells when that worker
 itself: the gateway holds the ledger of what the client was already given, so the gateway resubmits (see inflight).
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -82,6 +82,10 @@ class JobQueue(Protocol):
 
     def affinity(self) -> AffinityCounts:
         """How often this gateway's jobs went to the worker that had their beginning."""
+        ...
+
+    def lost_workers(self) -> Mapping[tuple[str, str], int]:
+        """How many workers this gateway lost, by model and cause, one of leases.LOSSES."""
         ...
 
     async def close(self) -> None:

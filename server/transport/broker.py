@@ -11,7 +11,7 @@ waits for that one; it may only be passed over, for PASSED_OVER_S at most, by jo
 """
 
 from bisect import insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from schemas.control import Claim, Goodbye, Heartbeat, Hello, Taken
@@ -174,6 +174,10 @@ class Broker:
     def affinity(self) -> AffinityCounts:
         """How often jobs went to where their beginning was."""
         return self._affinity.counts
+
+    def lost_workers(self) -> Mapping[tuple[str, str], int]:
+        """See Leases."""
+        return self._leases.lost_workers
 
     def depth(self, model: str) -> int:
         """Jobs that wait for a worker of this model."""

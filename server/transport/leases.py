@@ -4,10 +4,11 @@ Every transport tells it what it hears; it answers with the jobs whose lease is 
 once and forgotten: what becomes of them is the ledger's business.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from schemas.control import Goodbye, Heartbeat, Hello
+from schemas.control import STALLED, Goodbye, Heartbeat, Hello
 from schemas.events import Delta, Event, Failed, Finished
 from schemas.wire import LEASE_S
 from server.transport.base import JobLost, WorkerInfo
@@ -15,6 +16,12 @@ from server.transport.base import JobLost, WorkerInfo
 ARRIVAL_S = 60.0
 """How long a job may be on its way to a worker that shows that it lives. A message of many megabytes takes long where
 other programs have the cores; taken for lost too soon it is sent again, behind itself, and so comes later and later."""
+
+
+LEFT = "left"
+DIED, SILENT, FAILED, HUNG = LOSSES = ("died", "silent", "failed", "hung")
+"""Why a worker is gone: it drained and is no loss; or its process ended without a word, nothing was heard of it for a
+lease, it said that its backend cannot go on, or that a step did not end."""
 
 
 class UnknownWorker(Exception):
@@ -49,6 +56,8 @@ class Leases:
     def __init__(self, clock: Callable[[], float], lease_s: float = LEASE_S) -> None:
         self._clock = clock
         self._lease_s = lease_s
+        self.lost_workers: Counter[tuple[str, str]] = Counter()
+        """How many workers were lost, by model and cause."""
         self._workers: dict[str, _Worker] = {}
         self._holder: dict[str, str] = {}
 
@@ -114,12 +123,14 @@ class Leases:
             elif held.trial_tokens and isinstance(event, Delta):
                 held.trial_tokens = max(0, held.trial_tokens - len(event.token_ids))
 
-    def worker_lost(self, worker_id: str) -> list[JobLost]:
+    def worker_lost(self, worker_id: str, cause: str = DIED) -> list[JobLost]:
         """The worker is gone; its jobs, each to be reported: the one that was on trial as what ended it, and then none
         of the others. Unknown ids are fine."""
         worker = self._workers.pop(worker_id, None)
         if worker is None:
             return []
+        if cause != LEFT:
+            self.lost_workers[worker.hello.card.name, cause] += 1
         on_trial = [job_id for job_id, held in worker.jobs.items() if held.is_taken and held.trial_tokens]
         lost = [self._lose(worker, job_id) for job_id in list(worker.jobs)]
         if len(on_trial) != 1:
@@ -129,14 +140,15 @@ class Leases:
     def goodbye(self, goodbye: Goodbye) -> list[JobLost]:
         """The worker leaves; its jobs, each to be reported. Without a reason it hands them back, as its time to drain
         is over: then none of them is held against the job."""
-        lost = self.worker_lost(goodbye.worker_id)
-        return lost if goodbye.reason else [_spared(job) for job in lost]
+        if not goodbye.reason:
+            return [_spared(job) for job in self.worker_lost(goodbye.worker_id, LEFT)]
+        return self.worker_lost(goodbye.worker_id, HUNG if goodbye.reason == STALLED else FAILED)
 
     def expire(self) -> list[JobLost]:
         """Take workers for lost that were silent for a lease."""
         overdue = self._clock() - self._lease_s
         silent = [worker_id for worker_id, worker in self._workers.items() if worker.last_seen < overdue]
-        return [lost for worker_id in silent for lost in self.worker_lost(worker_id)]
+        return [lost for worker_id in silent for lost in self.worker_lost(worker_id, SILENT)]
 
     def renew_all(self) -> None:
         """Start every lease anew: this gateway itself heard nothing, so the silence says nothing about the workers."""

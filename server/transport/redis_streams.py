@@ -12,7 +12,7 @@ import platform
 import secrets
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 
 from schemas import redis_names as names
 from schemas.control import Goodbye, Heartbeat, Taken
@@ -145,13 +145,16 @@ class RedisQueue:
         """See JobQueue."""
         return self._offers.counts
 
+    def lost_workers(self) -> Mapping[tuple[str, str], int]:
+        """See JobQueue."""
+        return self._leases.lost_workers
+
     def local_pids(self) -> set[int]:
         """The processes of workers on this host."""
         return {hello.pid for hello in self._leases.hellos() if hello.host == platform.node()}
 
     def worker_died(self, pid: int) -> None:
-        """The supervisor saw this process on this host end: report its jobs without waiting for the lease, once all
-        that it said is read."""
+        """The supervisor saw this process on this host end: report its jobs, once all that it said is read."""
         for hello in self._leases.hellos():
             if hello.pid == pid and hello.host == platform.node():
                 task = asyncio.create_task(note_end(self._client, self._id, hello.worker_id))

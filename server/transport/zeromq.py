@@ -12,7 +12,7 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -108,6 +108,10 @@ class ZeroMQQueue:
     def affinity(self) -> AffinityCounts:
         """See JobQueue."""
         return self._broker.affinity()
+
+    def lost_workers(self) -> Mapping[tuple[str, str], int]:
+        """See JobQueue."""
+        return self._broker.lost_workers()
 
     def local_pids(self) -> set[int]:
         """The processes of workers that live: all of them are on this host."""

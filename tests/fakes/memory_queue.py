@@ -1,7 +1,7 @@
 """A JobQueue in memory. Its worker is a script: a function that plays a job's events; messages are encoded for real."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from schemas import wire
@@ -80,6 +80,9 @@ class MemoryQueue:
 
     def affinity(self) -> AffinityCounts:
         return AffinityCounts()
+
+    def lost_workers(self) -> Mapping[tuple[str, str], int]:
+        return {}
 
     async def close(self) -> None:
         for task in self._playing.values():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.control import Goodbye, Taken
+from schemas.control import STALLED, Goodbye, Taken
 from server.transport.base import JobLost
 from server.transport.broker import Broker
 from tests.fakes.clock import Clock
@@ -117,3 +117,19 @@ def test_a_worker_that_lives_and_forgot_its_job_on_trial_was_not_ended_by_it() -
     clock.advance(LEASE_S + 0.1)
     lost, _ = broker.heartbeat(heartbeat("w"))
     assert lost == [JobLost("a", 1, "w")]
+
+
+def test_lost_workers_are_counted_by_model_and_cause() -> None:
+    clock = Clock()
+    broker = Broker(clock, max_queue=8, lease_s=LEASE_S)
+    for worker_id in ("ended", "broken", "hung", "drained"):
+        join(broker, worker_id, credits=1)
+    join(broker, "silent", credits=1, model="other")
+    broker.worker_lost("ended")
+    broker.worker_lost("unknown")
+    for worker_id, reason in (("broken", "the device is lost"), ("hung", STALLED), ("drained", "")):
+        broker.goodbye(Goodbye(worker_id=worker_id, reason=reason))
+    clock.advance(LEASE_S + 1)
+    broker.expire()
+    causes = {("tiny", "died"): 1, ("tiny", "failed"): 1, ("tiny", "hung"): 1, ("other", "silent"): 1}
+    assert broker.lost_workers() == causes
