@@ -1,6 +1,7 @@
 # make install [VENV=.venv]          what the daemon and its tests need, in a virtual environment
 # make serve [PORT=8000] [MODEL=...] the daemon in the foreground; no MODEL: the built-in demo model
-# make test | lint | clean
+# make test [PROCESSES=2]            the tests, side by side in so many processes; `pytest` itself takes one
+# make lint | clean
 # make fuzz                          10,000 damaged pictures and 1,000 damaged clips; for the night
 # make chaos                         thousands of faults under load, over both queues; tables in benchmarks/results
 # make conformance                   5,000 requests generated from /openapi.json; a table in benchmarks/results
@@ -14,6 +15,7 @@ VENV ?= .venv
 PORT ?= 8000
 MODEL ?=
 TORCH ?= torch==2.13.0
+PROCESSES ?= 2
 
 BIN := $(VENV)/bin
 DAEMON := $(VENV)/.glimpsed-daemon
@@ -50,8 +52,9 @@ $(TESTS): $(DAEMON)
 serve: $(DAEMON)
 	@exec $(BIN)/glimpsed serve --port $(PORT) $(MODEL)
 
+# A file stays in one process, as its tests share a daemon; the longest files, tests/e2e among them, come first by name.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
 fuzz: install
 	$(BIN)/python -m pytest -m slow tests/workers/media/test_fuzz.py

@@ -6,6 +6,14 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_configure() -> None:
+    """Processes side by side share the cores: OpenMP's threads, of which each takes one per core, would spin in each
+    other's way."""
+    num_processes = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
+    if num_processes is not None:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(num_processes))))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Daemons that tests start keep their files out of the user's home."""
