@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import sys
 import tempfile
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -13,14 +12,10 @@ from typing import Any
 
 import httpx
 
-PATIENCE_S = 20.0
+from tests.fakes.ports import free_port
+
+PATIENCE_S = 60.0
 ROOT = Path(__file__).parents[2]
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Daemon:
@@ -37,10 +32,11 @@ class Daemon:
     async def until_status(self, status: int) -> None:
         """Wait for /readyz to answer with this status."""
         async with asyncio.timeout(PATIENCE_S):
-            while await self._readiness() != status:
+            while await self.readiness() != status:
                 await asyncio.sleep(0.02)
 
-    async def _readiness(self) -> int | None:
+    async def readiness(self) -> int | None:
+        """The status that /readyz answers with; None where nobody listens."""
         try:
             return (await self.client.get("/readyz")).status_code
         except httpx.TransportError:
