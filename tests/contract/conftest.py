@@ -22,7 +22,8 @@ from workers.transport.base import JobSource
 from workers.transport.redis_streams import RedisSource
 from workers.transport.zeromq import ZeroMQSource
 
-LOCAL_LEASE_S = 0.4
+LOCAL_LEASE_S = 1.5
+"""Some tests wait for its end. A process that stands still for so long, beside others, loses what it should hold."""
 PATIENCE_S = 15.0
 MAX_QUEUE = 3
 AFFINITY_MARGIN = 0.25

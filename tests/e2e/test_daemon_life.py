@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.scripted import PATIENCE_S, Daemon, free_port, run_command, running, text_of
+from tests.e2e.scripted import PATIENCE_S, Daemon, run_command, running, text_of
+from tests.fakes.ports import free_port
 from tests.fakes.scripted_backend import answer
 
 TOKENS = 60

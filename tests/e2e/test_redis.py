@@ -13,7 +13,8 @@ import httpx
 import psutil
 import pytest
 
-from tests.e2e.scripted import Daemon, free_port, start_command, text_of
+from tests.e2e.scripted import Daemon, start_command, text_of
+from tests.fakes.ports import free_port
 from tests.fakes.redis_server import BINARY, redis_server
 from tests.fakes.scripted_backend import answer
 
@@ -42,6 +43,12 @@ class Cluster:
         self.workers = [await self._worker() for _ in range(2)]
         for gateway in self.gateways:
             await self.until_workers(gateway, 2)
+
+    async def add_worker(self) -> None:
+        """One more."""
+        self.workers.append(await self._worker())
+        for gateway in self.gateways:
+            await self.until_workers(gateway, len(self.workers))
 
     async def restart_gateway(self, index: int) -> None:
         """SIGTERM, and another one in its place once it has left as it should."""

@@ -12,7 +12,8 @@ import openai
 import pytest
 
 from tests.e2e.goldens import LEAN
-from tests.e2e.served import Daemon, free_port, serve
+from tests.e2e.served import Daemon, serve
+from tests.fakes.ports import free_port
 
 MODEL = "internvl2_5-qwen2"
 CHECKPOINT = LEAN / MODEL / "checkpoint"

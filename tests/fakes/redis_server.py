@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from redis import Redis
 from redis.exceptions import RedisError
+
+from tests.fakes.ports import free_port
 
 BINARIES = {name: shutil.which(f"{name}-server") for name in ("redis", "valkey")}
 BINARY = BINARIES["redis"] or BINARIES["valkey"]
@@ -33,8 +34,7 @@ class RedisServer:
         self._binary = binary
         self._query = query
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         is_tls = "tls-cert-file" in (options or {})
         self._scheme = "rediss" if is_tls else "redis"
         ports = {"port": 0, "tls-port": self.port} if is_tls else {"port": self.port}
