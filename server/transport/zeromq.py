@@ -34,6 +34,8 @@ STOOD_STILL_S = 1.0
 """A turn of the loop that took longer means that this process was stopped or starved."""
 MESSAGES_PER_TURN = 2048
 """What is taken before the streams get their turn: few enough that none of them is behind its bound by then."""
+LAST_WORDS_LOOK_S, LAST_WORDS_LOOKS = 0.005, 40
+"""How often, and how many times at most, the connection of a process that has ended is looked at."""
 MIN_SHARED_BYTES = 1 << 18
 """From here on a frame is not copied for the socket: with megabytes of pictures in it, all streams would wait for that.
 """
@@ -118,12 +120,12 @@ class ZeroMQQueue:
         return {worker.pid for worker in self._broker.workers()}
 
     def worker_died(self, pid: int) -> None:
-        """The supervisor saw this process end: report its jobs now, without waiting for the lease."""
+        """The supervisor saw this process end: report its jobs without waiting for the lease, as soon as its connection
+        has ended as well. Until then what it said last may still be under way."""
         self._receive_all()
         for worker in self._broker.workers():
             if worker.pid == pid:
-                self._worker_lost(worker.worker_id)
-        self._assign()
+                self._bury(worker.worker_id, LAST_WORDS_LOOKS)
 
     async def close(self) -> None:
         """Close the socket; `messages` ends."""
@@ -255,6 +257,13 @@ class ZeroMQQueue:
         # What it said before its end counts: which jobs it had begun, and how far each had come.
         self._receive_all()
         self._report(self._broker.worker_lost(worker_id))
+
+    def _bury(self, worker_id: str, num_looks: int) -> None:
+        if num_looks and self._socket is not None and self._reaches(worker_id, b""):
+            asyncio.get_running_loop().call_later(LAST_WORDS_LOOK_S, self._bury, worker_id, num_looks - 1)
+            return
+        self._worker_lost(worker_id)
+        self._assign()
 
     def _report(self, lost: list[JobLost]) -> None:
         for message in lost:

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 RECONNECT_MS = 100
 MAX_RECONNECT_MS = 2000
+WORD_OUT_S = 0.01
+"""What was sent lies with the library's thread for a moment; a job that may end this process is not begun before that.
+"""
 LINGER_MS = 500
 """How long a closing worker tries to get its last events and its Goodbye out."""
 
@@ -77,6 +80,8 @@ class ZeroMQSource:
                     self._unused_credits -= 1
                     taken = Taken(worker_id=self._worker_id, job_id=message.job_id, epoch=message.epoch)
                     await self._send([taken])
+                    if message.trial_tokens:
+                        await asyncio.sleep(WORD_OUT_S)
                 yield message
 
     async def publish(self, events: Sequence[Event]) -> None:

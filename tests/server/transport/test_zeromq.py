@@ -40,8 +40,8 @@ class Peer:
     async def receive(self) -> list[bytes]:
         return await asyncio.wait_for(self._socket.recv_multipart(), 5)
 
-    def close(self) -> None:
-        self._socket.close()
+    def close(self, linger_ms: int = 0) -> None:
+        self._socket.close(linger_ms)
         self._context.term()
 
 
@@ -172,6 +172,16 @@ async def test_what_a_process_said_before_its_death_still_counts(queue: ZeroMQQu
     assert await anext(queue.messages()) == JobLost("a", 0, "w")
 
 
+async def test_last_words_that_come_behind_the_news_of_a_death_are_heard(queue: ZeroMQQueue, peer: Peer) -> None:
+    await join(peer, queue)
+    await queue.submit(chat_job("a", epoch=1, trial_tokens=2))
+    await peer.receive()
+    queue.worker_died(99)
+    await peer.say(Taken(worker_id="w", job_id="a", epoch=1))
+    peer.close(linger_ms=5000)
+    assert await anext(queue.messages()) == JobLost("a", 1, "w", was_on_trial=True)
+
+
 async def test_a_worker_that_hung_up_is_noticed_when_a_job_cannot_reach_it(queue: ZeroMQQueue, peer: Peer) -> None:
     await join(peer, queue, credits=1000)
     await queue.submit(chat_job("held"))
@@ -218,6 +228,7 @@ async def test_what_waits_is_still_told_after_the_queue_was_closed(queue: ZeroMQ
     await join(peer, queue)
     await queue.submit(chat_job("a"))
     queue.worker_died(99)
+    await until(lambda: not queue.workers())
     await queue.close()
     assert [message async for message in queue.messages()] == [JobLost("a", 0, "w", was_taken=False)]
 
