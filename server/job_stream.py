@@ -1,7 +1,7 @@
 """One job's way from the ledger to its client: what was given so far, and what waits to be taken."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -85,19 +85,26 @@ class JobStream:
 
         After Finished, do not call again. Raises the error with which the job ended, once all events are taken.
         """
-        if not self._waiting and self._failure is None:
-            self._waiter = asyncio.get_running_loop().create_future()
-            try:
-                await self._waiter
-            finally:
-                self._waiter = None
+        await until_news((self,))
+        return self.take_now()
+
+    def take_now(self) -> list[Event]:
+        """As `take`; none if nothing has come."""
         events, self._waiting = self._waiting, []
         if not events and self._failure is not None:
             raise self._failure
         return events
 
+    def has_news(self) -> bool:
+        """Whether `take` would return or raise at once."""
+        return bool(self._waiting) or self._failure is not None
+
+    def set_waiter(self, waiter: asyncio.Future[None] | None) -> None:
+        """What gets its result with the next news, or a nudge; None: nobody waits."""
+        self._waiter = waiter
+
     def nudge(self) -> None:
-        """Make `take` return, if it waits."""
+        """Make whoever waits for news go on without."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -165,3 +172,17 @@ class JobStream:
         if is_served:
             return DeadlineExceeded("The request's time was over before its turn came.")
         return DeadlineExceeded("No worker for this model came in time.")
+
+
+async def until_news(streams: Collection[JobStream]) -> None:
+    """Returns as soon as one of the streams has news, or is nudged."""
+    if any(stream.has_news() for stream in streams):
+        return
+    waiter = asyncio.get_running_loop().create_future()
+    for stream in streams:
+        stream.set_waiter(waiter)
+    try:
+        await waiter
+    finally:
+        for stream in streams:
+            stream.set_waiter(None)

@@ -1,5 +1,6 @@
 """POST /v1/completions."""
 
+import asyncio
 from contextlib import AbstractContextManager, ExitStack, suppress
 
 import msgspec
@@ -13,6 +14,7 @@ from schemas.jobs import CompletionJob
 from schemas.openai.completion import parse_completion_request
 from schemas.openai.generation import StreamOptions
 from server.admission import Admission
+from server.alarm import Alarm
 from server.body_writer import BodyWriter
 from server.chat_frames import KEEP_ALIVE
 from server.completion_frames import CompletionWriter
@@ -89,14 +91,22 @@ class CompletionStream(Response):
                 await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
                 # A client that is gone or does not read is not told; leaving cancels the jobs.
                 with suppress(OSError, TimeoutError):
-                    await self._write(streams, first, scope, send)
+                    # In a task of its own: a chunk then wakes this alone, and not through every layer round it.
+                    await asyncio.create_task(self._write(streams, first, scope, send))
 
     async def _write(self, streams: list[JobStream], first: list[Tagged], scope: Scope, send: Send) -> None:
+        def nudge_all() -> None:
+            for stream in streams:
+                stream.nudge()
+
         async with BodyWriter(send, self._patience.stall_s) as body:
             try:
-                await body.write(b"".join(self._writer.frames(first)))
-                async for tagged in take_rest(streams, first, self._patience.keep_alive_s):
-                    await body.write(b"".join(self._writer.frames(tagged)) if tagged else KEEP_ALIVE)
+                with Alarm(self._patience.keep_alive_s, nudge_all) as silence:
+                    await body.write(b"".join(self._writer.frames(first)))
+                    silence.set()
+                    async for tagged in take_rest(streams, first):
+                        await body.write(b"".join(self._writer.frames(tagged)) if tagged else KEEP_ALIVE)
+                        silence.set()
                 await body.write(b"".join(self._writer.last_frames()), is_last=True)
             except GlimpsedError as error:
                 note_failure(scope, error)
