@@ -108,6 +108,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     epoch: 0 at first; each redelivery adds one. Events of an older epoch are void.
     emitted: per choice the ids that the client already has; the worker goes on behind them.
     timeout_s: time left when the job was handed over; the gateway enforces it, a worker may drop what is overdue.
+    created: when the request came, in Unix time; answers tell it.
     tenant: whose caches may be shared; empty where no keys are set.
     media_digests: of a job that is taken over, what its first worker said of its media; other media end it.
     trial_tokens: of a job that a lost worker had begun, which may be what ended it: a worker has one such job at a time
@@ -132,6 +133,7 @@ class ChatJob(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     return_token_ids: bool = False
     return_token_texts: bool = False
     timeout_s: float = 600.0
+    created: int = 0
     epoch: int = 0
     emitted: tuple[EmittedChoice, ...] = ()
     trial_tokens: int = 0
@@ -158,6 +160,7 @@ class CompletionJob(msgspec.Struct, frozen=True, kw_only=True, tag="completion")
     return_token_ids: bool = False
     return_token_texts: bool = False
     timeout_s: float = 600.0
+    created: int = 0
     epoch: int = 0
     emitted: tuple[EmittedChoice, ...] = ()
     trial_tokens: int = 0

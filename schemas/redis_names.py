@@ -5,7 +5,9 @@
 | glimpsed:gateways | set of gateway ids | gateways | a lease behind the last gateway |
 | glimpsed:gateway:ID | stream: a gateway's mailbox | workers | 1.6 leases behind its gateway |
 | glimpsed:worker:ID | stream: a worker's mailbox | gateways | 1.6 leases behind its worker |
-| glimpsed:answer:NAME | stream: an answer to a request with an `Idempotency-Key` | its gateway | ten minutes |
+| glimpsed:answer:NAME | hash: who makes an answer (server/transport/answers.py) | gateways | `--resume-window` |
+| glimpsed:pieces:NAME | stream: its pieces | its gateway | the same |
+| glimpsed:answers:SHELF | sorted set: a tenant's answers, the latest last | gateways | the same |
 | glimpsed:{MODEL}:jobs:LINE | stream of pointers to jobs, a group | gateways | a job's time, or a minute |
 | glimpsed:{MODEL}:jobs:for:ID | the same, for one worker first | gateways | until it leaves, or a minute |
 | glimpsed:{MODEL}:job:ID:EPOCH | the job itself | its gateway | until taken, cancelled or overdue |
@@ -54,8 +56,18 @@ def gateway_mailbox(gateway_id: str) -> str:
 
 
 def answer(name: str) -> str:
-    """The stream of an answer that gateways share."""
+    """Who is at an answer that gateways share."""
     return f"glimpsed:answer:{name}"
+
+
+def answer_pieces(name: str) -> str:
+    """The stream of its pieces."""
+    return f"glimpsed:pieces:{name}"
+
+
+def shelf_of(name: str) -> str:
+    """The names of all answers of its tenant."""
+    return f"glimpsed:answers:{name.partition(':')[0]}"
 
 
 def worker_mailbox(worker_id: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry
@@ -46,6 +47,7 @@ from server.routes.responses import responses_router
 from server.routes.tokenize import tokenize_router
 from server.streaming import Patience
 from server.submit import JobMaker
+from server.trail import Trail
 from server.transport.base import JobQueue
 
 LINE_TIMEOUT_S = float(DAY_S)
@@ -107,7 +109,8 @@ def create_app(
         limits.max_bytes_in_flight,
         time.monotonic,
     )
-    inflight = Inflight(queue, JobMetrics(registry, time.monotonic), gate, limits.worker_wait_s)
+    trails: WeakValueDictionary[str, Trail] = WeakValueDictionary()
+    inflight = Inflight(queue, JobMetrics(registry, time.monotonic), gate, limits.worker_wait_s, trails)
     maker = JobMaker(limits.max_images, limits.max_videos, limits.request_timeout_s)
 
     store = ResponseStore(limits.responses or StoreLimits.for_bodies(limits.max_body_bytes), time.monotonic)
@@ -163,7 +166,7 @@ def create_app(
                 admission=admission,
                 max_body_bytes=limits.max_body_bytes,
                 stall_s=limits.patience.stall_s,
-                shared=queue.answers,
+                shared=(queue.answers, trails) if queue.answers is not None else None,
             ),
         ],
     )

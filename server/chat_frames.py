@@ -1,6 +1,5 @@
 """A chat job's events as OpenAI's objects: the parts that a whole answer and a stream have in common, and chunks."""
 
-import time
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -39,11 +38,6 @@ def answer_id(job: Job) -> str:
     return f"chatcmpl-{job.job_id}"
 
 
-def unix_time_s() -> int:
-    """The time of an answer's `created`."""
-    return int(time.time())
-
-
 def usage(accepted: Accepted, completion_tokens: int, cached_tokens: int = 0) -> Usage:
     """The token counts of a request."""
     details = PromptTokensDetails(cached_tokens, accepted.image_tokens, accepted.video_tokens)
@@ -79,7 +73,6 @@ class ChunkWriter:
     def __init__(self, job: Job, *, include_usage: bool, continuous_usage: bool) -> None:
         self._job = job
         self._id = answer_id(job)
-        self._created = unix_time_s()
         self._include_usage = include_usage
         self._continuous_usage = continuous_usage
         self._accepted = Accepted(job_id=job.job_id, epoch=0, seq=0, prompt_tokens=0)
@@ -191,7 +184,7 @@ class ChunkWriter:
             counts = usage(self._accepted, self._num_completion_tokens)
         chunk = ChatCompletionChunk(
             id=self._id,
-            created=self._created,
+            created=self._job.created,
             model=self._job.model,
             choices=choices,
             usage=counts if self._include_usage or self._continuous_usage else UNSET,

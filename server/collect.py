@@ -6,7 +6,7 @@ from schemas import events
 from schemas.events import Accepted, Delta, Finished
 from schemas.jobs import Job
 from schemas.openai.answers import AssistantMessage, CalledFunction, ChatCompletion, Choice, ToolCall
-from server.chat_frames import answer_id, openai_finish_reason, openai_logprobs, unix_time_s, usage
+from server.chat_frames import answer_id, openai_finish_reason, openai_logprobs, usage
 from server.job_stream import JobStream
 from server.prompt_logprobs import prompt_logprobs
 from server.tools.events import ArgumentsDelta, CallStart, ContentDelta
@@ -44,7 +44,6 @@ class GrowingChoice:
 async def collect(stream: JobStream) -> ChatCompletion:
     """Wait for the whole answer. Raises the error with which the job ends."""
     job = stream.job
-    created = unix_time_s()
     accepted = Accepted(job_id=job.job_id, epoch=0, seq=0, prompt_tokens=0)
     choices = [GrowingChoice() for _ in range(job.n)]
     while True:
@@ -57,17 +56,15 @@ async def collect(stream: JobStream) -> ChatCompletion:
                 case Delta():
                     choices[event.index].add(event)
                 case Finished():
-                    return _completion(job, created, accepted, choices, event)
+                    return _completion(job, accepted, choices, event)
 
 
-def _completion(
-    job: Job, created: int, accepted: Accepted, choices: list[GrowingChoice], finished: Finished
-) -> ChatCompletion:
+def _completion(job: Job, accepted: Accepted, choices: list[GrowingChoice], finished: Finished) -> ChatCompletion:
     prompt_token_ids = accepted.prompt_token_ids if job.return_token_ids else None
     scored = prompt_logprobs(job, accepted)
     return ChatCompletion(
         id=answer_id(job),
-        created=created,
+        created=job.created,
         model=job.model,
         choices=[
             Choice(

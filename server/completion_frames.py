@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 from schemas.events import Accepted, Delta, Finished, TokenLogprob
 from schemas.jobs import CompletionJob
 from schemas.openai.answers import Completion, CompletionChoice, CompletionLogprobs, PromptTokensDetails, Usage
-from server.chat_frames import MIN_LOGPROB, unix_time_s
+from server.chat_frames import MIN_LOGPROB
 from server.merge import Tagged
 from server.prompt_logprobs import echoed_logprobs, prompt_logprobs
 
@@ -28,7 +28,6 @@ class CompletionWriter:
     ) -> None:
         self._jobs = jobs
         self._id = f"cmpl-{jobs[0].job_id}"
-        self._created = unix_time_s()
         self._include_usage = include_usage
         self._continuous_usage = continuous_usage
         self._accepted: dict[int, Accepted] = {}
@@ -71,7 +70,7 @@ class CompletionWriter:
         ids = self._accepted[0].prompt_token_ids if len(self._jobs) == 1 else None
         return Completion(
             id=self._id,
-            created=self._created,
+            created=self._jobs[0].created,
             model=self._jobs[0].model,
             choices=[_joined(pieces[index]) for index in sorted(pieces)],
             usage=self._usage(),
@@ -126,7 +125,7 @@ class CompletionWriter:
         shows_usage = self._include_usage or self._continuous_usage
         chunk = Completion(
             id=self._id,
-            created=self._created,
+            created=self._jobs[0].created,
             model=self._jobs[0].model,
             choices=choices,
             usage=counts if shows_usage else UNSET,

@@ -2,14 +2,16 @@
 
 Answers are kept in memory, for a time and within a bound. What failed is not kept: it is tried anew. A request whose
 client leaves goes on while another one that joined it listens. Where several gateways serve one queue, they share what
-they answer: a request that is sent again to another one gets what the first has made or is making of it.
+they answer: a request that is sent again to another one gets what the first has made or is making of it, and where the
+first is gone, or its client, the answer goes on from there. A client that says which event of a stream it has seen last
+gets those behind it.
 """
 
 import asyncio
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 
 from starlette.requests import Request
@@ -18,15 +20,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from schemas.errors import ErrorCode, GlimpsedError, RequestError
 from server.admission import Admission
 from server.errors import error_response
+from server.event_ids import EventIds, last_event_id, sending_after
 from server.idempotency_recording import Recording
-from server.idempotency_sharing import HEADER, SharedRequest, reused, shared_name
+from server.idempotency_sharing import HEADER, SharedRequest, forgotten, reused
 from server.json_body import read_body
 from server.limits.middleware import GENERATING_PATHS
-from server.transport.answers import SharedAnswers
+from server.trail import Trail
+from server.transport.answers import MAX_ANSWER_BYTES, SharedAnswers, name_of
 
 MAX_ANSWERS = 4096
 MAX_BYTES = 64 * 1024 * 1024
-MAX_ANSWER_BYTES = 4 * 1024 * 1024
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 Name = tuple[str, str]
@@ -113,7 +116,7 @@ class IdempotencyMiddleware:
     """Behind authentication, which sets the tenant.
 
     max_body_bytes: of a request. stall_s: how long a client may not read before it is dropped. shared: answers that
-    other gateways know as well.
+    other gateways know as well, and the trails of their jobs, for the ledger.
     """
 
     def __init__(
@@ -123,9 +126,10 @@ class IdempotencyMiddleware:
         admission: Admission,
         max_body_bytes: int,
         stall_s: float,
-        shared: SharedAnswers | None,
+        shared: tuple[SharedAnswers, MutableMapping[str, Trail]] | None,
     ) -> None:
         self._app = app
+        self._numbering = EventIds(app)
         self._answers = answers
         self._admission = admission
         self._max_body_bytes = max_body_bytes
@@ -140,14 +144,17 @@ class IdempotencyMiddleware:
             await self._app(scope, receive, send)
             return
         try:
-            recording, is_replay = await self._recording(request)
+            last_id = last_event_id(request)
+            recording, is_replay = await self._recording(request, is_continued=last_id is not None)
         except GlimpsedError as refusal:
             await error_response(refusal)(scope, receive, send)
             return
-        await recording.play(receive, send, is_replay=is_replay)
+        heard = send if last_id is None else sending_after(send, last_id)
+        await recording.play(receive, heard, is_replay=is_replay)
 
-    async def _recording(self, request: Request) -> tuple[Recording, bool]:
-        """The answer to a request, and whether it is another's; begun if it is not."""
+    async def _recording(self, request: Request, *, is_continued: bool) -> tuple[Recording, bool]:
+        """The answer to a request, and whether it is another's; begun if it is not. is_continued: whether its client
+        has a part of it. Raises GlimpsedError."""
         key = request.headers[HEADER]
         if not _KEY.fullmatch(key):
             message = "The header 'Idempotency-Key' should be 1 to 255 visible ASCII characters."
@@ -159,23 +166,30 @@ class IdempotencyMiddleware:
         recording = self._answers.find(name, fingerprint)
         if recording is not None:
             return recording, True
+        shared: SharedRequest | None = None
+        if self._shared is not None:
+            answers, trails = self._shared
+            shared = SharedRequest(
+                answers, self._numbering, name_of(*name), fingerprint, trails, is_continued=is_continued
+            )
+        elif is_continued:
+            raise forgotten()
         recording = Recording(MAX_ANSWER_BYTES, self._stall_s)
         self._answers.begin(name, fingerprint, recording)
-        task = asyncio.create_task(self._record(name, fingerprint, recording, request.scope, body))
+        task = asyncio.create_task(self._record(name, shared, recording, request.scope, body))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return recording, False
 
-    async def _record(self, name: Name, fingerprint: bytes, recording: Recording, scope: Scope, body: bytes) -> None:
-        shared = None
-        if self._shared is not None:
-            shared = SharedRequest(self._shared, self._app, shared_name(*name), fingerprint, MAX_ANSWER_BYTES)
+    async def _record(
+        self, name: Name, shared: SharedRequest | None, recording: Recording, scope: Scope, body: bytes
+    ) -> None:
         try:
-            await recording.record(shared or self._app, scope, body)
+            await recording.record(shared or self._numbering, scope, body)
         finally:
             self._answers.end(name, recording)
             if shared is not None:
-                await shared.close(is_success=recording.is_success)
+                await shared.close(scope["state"].get("failure"), is_success=recording.is_success)
 
 
 def _fingerprint(request: Request, body: bytes) -> bytes:

@@ -1,37 +1,47 @@
 """One request with an `Idempotency-Key`, answered by whichever gateway is at it: to a Recording, an application.
 
-Where it is this gateway, what it answers is written down for others as it is made. An answer that breaks off at another
-gateway before its beginning was given is made here; one that breaks off later is broken off here as well, and whoever
-sends the request again gets a whole one.
+Where it is this gateway, each piece of the answer is written down before anybody is given it, with the events of the
+job that made it. An answer whose gateway is gone, or has left it because its client did, goes on here: the request is
+read again, its job gets the events of before and goes on behind them, and what was given is made again and not given.
 """
 
 import asyncio
-import hashlib
 import logging
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from schemas.errors import ErrorCode, RequestError, Unavailable
+from schemas.events import Event
+from server import event_ids
 from server.errors import error_response
+from server.event_ids import is_event_stream, numbered
 from server.idempotency_recording import REPLAYED
-from server.transport.answers import AnswerLost, Holder, SharedAnswers
+from server.trail import Identity, Trail
+from server.transport.answers import MAX_ANSWER_BYTES, AnswerLost, Holder, SharedAnswers
 
 HEADER = "idempotency-key"
+PATIENCE_S = 20.0
+"""How long an answer waits for what is shared to be reached again; then it is made without."""
+RETRY_S = 0.25
+_LEFT_FOR = frozenset({str(ErrorCode.CANCELLED), str(ErrorCode.UNAVAILABLE)})
+"""Failures of a stream that another gateway, or this one later, may not have."""
 
 log = logging.getLogger(__name__)
 
 
-class _Start(msgspec.Struct, array_like=True):
-    """The first piece of an answer; all others are parts of its body. Only answers with status 200 are shared."""
+class Piece(msgspec.Struct, array_like=True, omit_defaults=True):
+    """A part of an answer that has status 200, and what made it. The first one has the headers and whose it is."""
 
-    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    events: list[Event]
+    headers: list[tuple[bytes, bytes]] = []
+    identity: Identity | None = None
 
 
-def shared_name(tenant: str, key: str) -> str:
-    """What a tenant's key is called among gateways: of one length, and no client's text."""
-    return hashlib.sha256(f"{tenant}\n{key}".encode()).hexdigest()
+_decoder = msgspec.msgpack.Decoder(Piece)
 
 
 def reused() -> RequestError:
@@ -40,113 +50,219 @@ def reused() -> RequestError:
     return RequestError(ErrorCode.IDEMPOTENCY_KEY_REUSED, message, HEADER)
 
 
-class SharedRequest:
-    """app: what answers here. name, fingerprint: of the request. max_bytes: of a body that is shared."""
+def forgotten() -> RequestError:
+    """There is nothing to go on with."""
+    message = "The stream is not kept any more; send the request without 'Last-Event-ID' and with a new key."
+    return RequestError(ErrorCode.NOT_FOUND, message, event_ids.HEADER)
 
-    def __init__(self, answers: SharedAnswers, app: ASGIApp, name: str, fingerprint: bytes, max_bytes: int) -> None:
+
+class SharedRequest:
+    """app: what answers here. name, fingerprint: of the request. trails: where the ledger looks for those of jobs.
+    is_continued: whether its client has a part of the answer already, so that no other would do."""
+
+    def __init__(
+        self,
+        answers: SharedAnswers,
+        app: ASGIApp,
+        name: str,
+        fingerprint: bytes,
+        trails: MutableMapping[str, Trail],
+        *,
+        is_continued: bool,
+    ) -> None:
         self._answers = answers
         self._app = app
         self._name = name
         self._fingerprint = fingerprint
-        self._max_bytes = max_bytes
+        self._trails = trails
+        self._is_continued = is_continued
+        self._is_broken = False
         self._writer: _Writer | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raises AnswerLost, and what the application raises."""
+        given = _Given(send)
+        try:
+            token = await self._claim(given)
+        except Unavailable as error:
+            if given.has_begun or self._is_continued:
+                raise
+            log.warning("an answer is not shared: %s", error)
+            await self._app(scope, receive, send)
+            return
+        except RequestError as error:
+            await error_response(error)(scope, receive, send)
+            return
+        if token is not None:
+            await self._answer(scope, receive, given, token)
+
+    async def close(self, failure: str | None, *, is_success: bool) -> None:
+        """The answer is over. What is worth keeping stays, and what may be gone on with. failure: why it ended."""
+        if self._writer is None:
+            return
+        is_left = not self._is_broken and (failure is None or failure in _LEFT_FOR)
+        with suppress(Unavailable):
+            await self._writer.close(is_success=is_success, is_left=is_left)
+
+    async def _claim(self, given: "_Given") -> bytes | None:
+        """Give what others make of it until that is whole, or until it is ours: then its token. Raises RequestError,
+        and AnswerLost for one that cannot be gone on with."""
+        while True:
+            claim = await self._patiently_claim(given)
+            if claim is not None:
+                return claim
+            try:
+                async for piece in self._answers.read(self._name, given.num_pieces):
+                    await given.piece(_decoder.decode(piece))
+            except (AnswerLost, Unavailable):
+                continue
+            await given.end()
+            return None
+
+    async def _patiently_claim(self, given: "_Given") -> bytes | None:
+        waited_s = 0.0
         while True:
             try:
                 claim = await self._answers.claim(self._name, self._fingerprint)
-            except Unavailable as error:
-                log.warning("an answer is not shared: %s", error)
-                await self._app(scope, receive, send)
-                return
-            if claim.holder is Holder.ANOTHER_REQUEST:
-                await error_response(reused())(scope, receive, send)
-                return
-            if claim.holder is Holder.US:
-                self._writer = _Writer(self._answers, self._name, claim.token, self._max_bytes)
-                await self._app(scope, receive, self._writer.heard_by(send))
-                return
-            if await self._give(send):
-                return
+                break
+            except Unavailable:
+                waited_s += RETRY_S
+                if not given.has_begun or waited_s > PATIENCE_S:
+                    raise
+                await asyncio.sleep(RETRY_S)
+        if claim.holder is Holder.ANOTHER_REQUEST:
+            raise AnswerLost if given.has_begun else reused()
+        return claim.token if claim.holder is Holder.US else None
 
-    async def close(self, *, is_success: bool) -> None:
-        """The answer is over. Only one that is worth keeping stays."""
-        if self._writer is not None:
-            await self._writer.close(is_success=is_success)
-
-    async def _give(self, send: Send) -> bool:
-        """Give another gateway's answer; False where it was lost before it began."""
-        has_begun = False
+    async def _answer(self, scope: Scope, receive: Receive, given: "_Given", token: bytes) -> None:
+        pieces = [_decoder.decode(piece) for piece in await self._answers.recorded(self._name)]
+        if not pieces and (given.has_begun or self._is_continued):
+            await self._answers.drop(self._name, token)
+            if given.has_begun:
+                raise AnswerLost
+            await error_response(forgotten())(scope, receive, given.send)
+            return
+        events = [event for piece in pieces for event in piece.events]
+        trail = Trail(self._trails, pieces[0].identity if pieces else None, events)
+        self._writer = _Writer(self._answers, self._name, token, trail, pieces, given)
+        scope["state"]["trail"] = trail
         try:
-            async for piece in self._answers.read(self._name):
-                if has_begun:
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                else:
-                    headers = [*msgspec.msgpack.decode(piece, type=_Start).headers, REPLAYED]
-                    await send({"type": "http.response.start", "status": 200, "headers": headers})
-                    has_begun = True
-        except (AnswerLost, Unavailable):
-            if has_begun:
-                raise
-            return False
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-        return True
+            await self._app(scope, receive, self._writer.send)
+        except Exception:
+            self._is_broken = True
+            raise
+
+
+class _Given:
+    """What the clients here were given of an answer."""
+
+    def __init__(self, send: Send) -> None:
+        self.send = send
+        self.has_begun = False
+        self.num_pieces = 0
+        self.size_bytes = 0
+
+    async def start(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """The answer begins, unless it has."""
+        if not self.has_begun:
+            self.has_begun = True
+            await self.send({"type": "http.response.start", "status": 200, "headers": list(headers)})
+
+    async def piece(self, piece: Piece) -> None:
+        """The next piece that another gateway has written down."""
+        await self.start([*piece.headers, REPLAYED])
+        self.num_pieces += 1
+        self.size_bytes += len(piece.body)
+        await self.send({"type": "http.response.body", "body": piece.body, "more_body": True})
+
+    async def end(self) -> None:
+        """There are no more."""
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _Writer:
-    """Writes an answer of ours as fast as it can be, and never holds it up."""
+    """Hears the application, writes down what is new, and gives what was not given. pieces: what is written down."""
 
-    def __init__(self, answers: SharedAnswers, name: str, token: bytes, max_bytes: int) -> None:
+    def __init__(
+        self,
+        answers: SharedAnswers,
+        name: str,
+        token: bytes,
+        trail: Trail,
+        pieces: Sequence[Piece],
+        given: _Given,
+    ) -> None:
         self._answers = answers
         self._name = name
         self._token = token
-        self._left_bytes = max_bytes
-        self._pieces: list[bytes] = []
-        self._has_news = asyncio.Event()
-        self._is_given_up = self._is_over = False
-        self._writing = asyncio.create_task(self._write())
+        self._trail = trail
+        self._known = b"".join(piece.body for piece in pieces)
+        self._num_pieces = len(pieces)
+        self._left_bytes = MAX_ANSWER_BYTES - len(self._known)
+        self._given = given
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._is_stream = self._is_given_up = self._is_refused = False
+        self._position = 0
 
-    def heard_by(self, send: Send) -> Send:
-        """A `send` that takes down what it sends."""
-
-        async def send_and_add(message: Message) -> None:
-            self._add(message)
-            await send(message)
-
-        return send_and_add
-
-    async def close(self, *, is_success: bool) -> None:
-        """Nothing more comes."""
-        self._is_over = True
-        self._has_news.set()
-        await self._writing
-        with suppress(Unavailable):
-            if is_success and not self._is_given_up:
-                await self._answers.write(self._name, self._token, (), is_last=True)
-            else:
-                await self._answers.drop(self._name, self._token)
-
-    def _add(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:
+        """The `send` that the application is given. Raises AnswerLost where it cannot go on as it was begun."""
         if message["type"] == "http.response.start":
-            self._is_given_up = message["status"] != 200
-            self._pieces.append(msgspec.msgpack.encode(_Start(list(message["headers"]))))
-        elif body := message.get("body", b""):
-            self._pieces.append(body)
-            self._left_bytes -= len(body)
-        self._is_given_up = self._is_given_up or self._left_bytes < 0
-        self._has_news.set()
+            self._is_refused = message["status"] != 200
+            self._is_stream = is_event_stream(message)
+            self._headers = list(message["headers"])
+            if not self._is_refused:
+                await self._given.start(self._headers)
+            elif self._given.has_begun:
+                raise AnswerLost
+            else:
+                await self._given.send(message)
+        elif self._is_refused:
+            await self._given.send(message)
+        else:
+            await self._send_piece(message)
 
-    async def _write(self) -> None:
-        while not (self._is_given_up or (self._is_over and not self._pieces)):
-            await self._has_news.wait()
-            self._has_news.clear()
-            pieces, self._pieces = self._pieces, []
-            if not pieces or self._is_given_up:
-                continue
+    async def _send_piece(self, message: Message) -> None:
+        piece = message.get("body", b"")
+        lasting = numbered(piece) if self._is_stream else piece
+        start = self._position
+        self._position += len(lasting)
+        known = self._known[start : self._position]
+        if not lasting.startswith(known):
+            log.error("an answer that another gateway began would go on as another one here")
+            raise AnswerLost
+        await self._write(lasting[len(known) :])
+        if start < self._given.size_bytes:
+            message = {**message, "body": lasting[self._given.size_bytes - start :]}
+        await self._given.send(message)
+
+    async def _write(self, body: bytes) -> None:
+        events = self._trail.take()
+        if self._is_given_up or not (body or events):
+            return
+        is_first = not self._num_pieces
+        piece = Piece(body, events, self._headers, self._trail.identity) if is_first else Piece(body, events)
+        data = msgspec.msgpack.encode(piece)
+        self._left_bytes -= len(data)
+        self._is_given_up = self._left_bytes < 0 or not await self._patiently_write(data)
+        self._num_pieces += 1
+
+    async def _patiently_write(self, data: bytes) -> bool:
+        waited_s = 0.0
+        while waited_s < PATIENCE_S:
             try:
-                is_ours = await self._answers.write(self._name, self._token, pieces, is_last=False)
+                return await self._answers.write(self._name, self._token, self._num_pieces, [data], is_last=False)
             except Unavailable as error:
-                log.warning("an answer is not shared: %s", error)
-                is_ours = False
-            self._is_given_up = self._is_given_up or not is_ours
+                if not waited_s:
+                    log.warning("an answer waits to be shared: %s", error)
+            await asyncio.sleep(RETRY_S)
+            waited_s += RETRY_S
+        return False
+
+    async def close(self, *, is_success: bool, is_left: bool) -> None:
+        """Nothing more comes. is_left: whether anybody may go on with what is not whole."""
+        if is_success and not self._is_given_up:
+            await self._answers.write(self._name, self._token, self._num_pieces, (), is_last=True)
+        elif self._num_pieces and not self._is_given_up and (is_left or self._is_refused):
+            await self._answers.leave(self._name, self._token)
+        else:
+            await self._answers.drop(self._name, self._token)

@@ -9,8 +9,9 @@ it (Job.trial_tokens) until it has come some tokens further. One whose worker is
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -22,6 +23,8 @@ from server.errors import internal_error
 from server.job_stream import JobStream
 from server.limits.gate import Gate, Passage
 from server.metrics import JobMetrics
+from server.submit import new_job_id
+from server.trail import Trail
 from server.transport.base import JobLost, JobQueue
 
 MAX_HANDOVERS = 8
@@ -36,14 +39,22 @@ logger = logging.getLogger(__name__)
 class Inflight:
     """Every job between its submission and its end, by id.
 
-    worker_wait_s: how long a job waits while its model has no worker at all.
+    worker_wait_s: how long a job waits while its model has no worker at all. trails: of jobs that are noted, by id.
     """
 
-    def __init__(self, queue: JobQueue, metrics: JobMetrics, gate: Gate, worker_wait_s: float) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        metrics: JobMetrics,
+        gate: Gate,
+        worker_wait_s: float,
+        trails: Mapping[str, Trail] = MappingProxyType({}),
+    ) -> None:
         self._queue = queue
         self._metrics = metrics
         self._gate = gate
         self._worker_wait_s = worker_wait_s
+        self._trails = trails
         self._unserved_since: dict[str, float] = {}
         self._seen_models: set[str] = set()
         self._streams: dict[str, JobStream] = {}
@@ -58,6 +69,7 @@ class Inflight:
     async def open(self, job: Job) -> AsyncIterator[JobStream]:
         """Submit a job and yield its stream; left before the end, the job is cancelled.
 
+        A job that another gateway began and that goes on here is submitted before all that waits, as it was let in.
         A job in the background is none of its key's tokens a minute and adds nothing to the backlog of live ones; it
         may be ended with Overloaded, to make way for one of them.
         Raises Overloaded when the queue is full, Unavailable when this gateway hears from no worker any more.
@@ -66,23 +78,30 @@ class Inflight:
             raise Unavailable("The server is about to leave.")
         loop = asyncio.get_running_loop()
         job = self._gate.admit(job)
-        if not _is_background(job):
-            self._passages[job.job_id] = self._gate.enter(job)
-        stream = JobStream(job, loop.time, self._metrics.watch(job.model))
+        trail = self._trails.get(job.job_id)
+        is_known = trail is not None and bool(trail.events)
+        if trail is not None:
+            job = trail.queued(job, new_job_id())
+        passage = None if is_known or _is_background(job) else self._gate.enter(job)
+        if passage is not None:
+            self._passages[job.job_id] = passage
+        stream = JobStream(job, loop.time, self._metrics.watch(job.model), trail)
         self._streams[job.job_id] = stream
         deadline = loop.call_at(stream.deadline_s, self._expire, stream)
         try:
-            await self._submit(job)
+            if not stream.is_over:
+                await self._submit(stream.job, is_known=is_known)
             yield stream
         finally:
             deadline.cancel()
-            if not _is_background(job):
-                self._passages.pop(job.job_id).leave(stream.num_generated)
+            if passage is not None:
+                del self._passages[job.job_id]
+                passage.leave(stream.num_generated)
             await self.abandon(stream)
 
-    async def _submit(self, job: Job) -> None:
+    async def _submit(self, job: Job, *, is_known: bool) -> None:
         try:
-            await self._queue.submit(job)
+            await self._queue.submit(job, front=is_known)
         except Overloaded:
             if _is_background(job) or not await self._withdraw_one(job.model):
                 raise

@@ -1,7 +1,7 @@
 """One job's way from the ledger to its client: what was given so far, and what waits to be taken."""
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
@@ -10,6 +10,7 @@ from schemas.events import Accepted, Delta, Event, Failed, Finished
 from schemas.jobs import EmittedChoice, Job
 from server.errors import from_event
 from server.metrics import JobWatch
+from server.trail import Trail
 
 MAX_WAITING_EVENTS = 8192
 """Events that a client may lag behind before it is dropped: a few megabytes at most."""
@@ -41,9 +42,10 @@ class JobStream:
     """Events of one job, in order and without a gap, over all its epochs.
 
     The ledger's side calls continues_with, append, fail and begin_next_epoch; the client's side calls take.
+    trail: where its events are noted; the job goes on behind those that stand there.
     """
 
-    def __init__(self, job: Job, clock: Callable[[], float], watch: JobWatch) -> None:
+    def __init__(self, job: Job, clock: Callable[[], float], watch: JobWatch, trail: Trail | None = None) -> None:
         self.job = job
         self.began_s = clock()
         self.next_seq = 0
@@ -60,6 +62,9 @@ class JobStream:
         self._waiting: list[Event] = []
         self._failure: GlimpsedError | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._trail = trail
+        if trail is not None:
+            self._go_on_behind(trail.events)
 
     @property
     def is_overrun(self) -> bool:
@@ -127,6 +132,17 @@ class JobStream:
         if isinstance(event, Accepted) and self._is_accepted:
             return  # A later epoch's: the client has heard.
         self._watch.saw(event)
+        if self._trail is not None and not isinstance(event, Failed):
+            self._trail.add(event)
+        self._take_in(event)
+
+    def _go_on_behind(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._take_in(event)
+        if events and not self.is_over:
+            self.begin_next_epoch()
+
+    def _take_in(self, event: Event) -> None:
         match event:
             case Accepted():
                 self._is_accepted = True

@@ -40,7 +40,9 @@ WORKER_DRAIN_S = 10.0
 
 async def run_gateway(settings: GatewaySettings) -> None:
     """`glimpsed gateway`: workers come and go by themselves. Raises ConfigError, OSError when it cannot listen."""
-    queue, _ = open_queue(settings.queue, local_queue_path(), settings.max_queue, settings.affinity_margin)
+    queue, _ = open_queue(
+        settings.queue, local_queue_path(), settings.max_queue, settings.affinity_margin, settings.resume_window
+    )
     with listen(settings.host, settings.port) as listener, _data_folder(settings) as data_dir:
         app = _create_app(settings, queue, data_dir, expected_models=())
         async with Serving(app, listener, _crowd(settings), end_now=lambda: None) as serving:
@@ -61,7 +63,11 @@ async def run_serve(
         _data_folder(settings) as data_dir,
     ):
         queue, address = open_queue(
-            settings.queue, Path(folder) / "queue", settings.max_queue, settings.affinity_margin
+            settings.queue,
+            Path(folder) / "queue",
+            settings.max_queue,
+            settings.affinity_margin,
+            settings.resume_window,
         )
         app = _create_app(settings, queue, data_dir, expected_models=[spec.name for spec in specs])
         supervisor = Supervisor(

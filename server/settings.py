@@ -72,6 +72,7 @@ class GatewaySettings(BaseSettings):
     limit_images: int = Field(16, ge=0, description="pictures in one request", title="n")
     limit_videos: int = Field(2, ge=0, description="clips in one request", title="n")
     idempotency_window: float = Field(86400.0, ge=0, description="seconds answers are kept by key", title="s")
+    resume_window: float = Field(600.0, gt=0, description="seconds a broken stream can be gone on with", title="s")
     data_dir: Path | None = Field(None, description="folder for files and batches; default: by XDG", title="dir")
     max_file_size: ByteSize = Field(ByteSize(200 << 20), gt=0, description="largest file of a client", title="bytes")
     max_storage: ByteSize = Field(ByteSize(10 << 30), gt=0, description="bytes of each key's files", title="bytes")

@@ -1,6 +1,7 @@
-"""A wire request becomes a job. Pure but for the draw of ids and seeds; each refusal names its field."""
+"""A wire request becomes a job. Pure but for ids, seeds and the time; each refusal names its field."""
 
 import secrets
+import time
 from collections.abc import Sequence
 
 from schemas.control import ModelCard
@@ -34,6 +35,11 @@ def new_job_id() -> str:
     return secrets.token_hex(16)
 
 
+def unix_time_s() -> int:
+    """The time of a job's `created`."""
+    return int(time.time())
+
+
 class JobMaker:
     """Turns requests into jobs within the server's limits. priority: of all of them, whatever the requests say."""
 
@@ -63,6 +69,7 @@ class JobMaker:
             add_generation_prompt=request.add_generation_prompt is not False,
             return_token_ids=bool(request.return_token_ids),
             timeout_s=self._timeout_s,
+            created=unix_time_s(),
         )
 
     def completion_jobs(
@@ -73,6 +80,7 @@ class JobMaker:
         for prompt in prompts:
             if isinstance(prompt, str) and card is not None:
                 _check_length(len(prompt), card.max_model_len, "prompt")
+        created = unix_time_s()
         return tuple(
             CompletionJob(
                 job_id=new_job_id(),
@@ -87,6 +95,7 @@ class JobMaker:
                 echo=bool(request.echo),
                 return_token_ids=bool(request.return_token_ids),
                 timeout_s=self._timeout_s,
+                created=created,
             )
             for prompt in prompts
         )

@@ -25,8 +25,9 @@ from schemas.openai.response_answers import (
     ResponseUsage,
     StreamEvent,
 )
-from server.chat_frames import KEEP_ALIVE, openai_logprobs, unix_time_s
+from server.chat_frames import KEEP_ALIVE, openai_logprobs
 from server.responses.growing import GrowingCall, GrowingMessage
+from server.submit import unix_time_s
 from server.tools.events import ArgumentsDelta, CallStart, ContentDelta, ToolEvent
 from server.tools.ids import call_id
 from server.tools.parser import PlainText, ToolParser, open_parser

@@ -10,7 +10,6 @@ from schemas.openai.chat import ChatCompletionRequest
 from schemas.openai.response_answers import OutputFunctionCall, OutputItem, OutputMessage, Response
 from schemas.openai.response_items import FunctionCallItem, FunctionCallOutputItem, Item, MessageItem, Part
 from schemas.openai.responses import ResponsesRequest
-from server.chat_frames import unix_time_s
 from server.responses.store import StoredResponse
 
 PART_BYTES = 1024
@@ -24,7 +23,7 @@ def begun(request: ResponsesRequest, chat: ChatCompletionRequest, job: ChatJob) 
     choice = request.tool_choice
     return Response(
         id=f"resp_{job.job_id}",
-        created_at=unix_time_s(),
+        created_at=job.created,
         instructions=request.instructions,
         max_output_tokens=request.max_output_tokens,
         max_tool_calls=request.max_tool_calls,

@@ -16,7 +16,6 @@ from server.collect import collect
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
-from server.limits.deadline import within
 from server.routes.steps import let_in
 from server.streaming import ChatStream, Patience, cancel_on_disconnect
 from server.submit import JobMaker
@@ -33,7 +32,7 @@ def chat_router(
         with ExitStack() as held:
             entry = held.enter_context(let_in(request, fleet, admission))
             wanted = parse_chat_request(await read_json(request, max_body_bytes, entry.place.charge))
-            job = within(maker.chat_job(wanted, entry.tenant, fleet.card(wanted.model)), entry.timeout_s)
+            job = entry.own(maker.chat_job(wanted, entry.tenant, fleet.card(wanted.model)))
             if wanted.stream:
                 return ChatStream(job, inflight, _writer(job, wanted), patience, held.pop_all())
             async with inflight.open(job) as stream, cancel_on_disconnect(request.receive, inflight, stream):

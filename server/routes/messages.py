@@ -38,7 +38,7 @@ def messages_router(
             wanted, passed_on = parse_messages_request(await read_json(request, max_body_bytes, entry.place.charge))
             chat = to_chat(wanted, passed_on, names)
             with names.in_errors():
-                job = within(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)), entry.timeout_s)
+                job = entry.own(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)))
             writer = MessageWriter(job)
             if wanted.stream:
                 return WithNames(ChatStream(job, inflight, writer, patience, held.pop_all()), names)

@@ -51,7 +51,7 @@ def responses_router(
             _check_fits(store, wanted, earlier, entry.place.size_bytes)
             chat = to_chat(wanted, passed_on, earlier.items if earlier else (), names)
             with names.in_errors():
-                job = within(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)), entry.timeout_s)
+                job = entry.own(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)))
             keep = partial(_keep, store, entry.tenant, wanted, earlier, entry.place.size_bytes)
             writer = ResponseWriter(job, begun(wanted, chat, job), keep)
             if wanted.stream:

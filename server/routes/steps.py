@@ -13,17 +13,25 @@ from schemas.jobs import ChatJob
 from server.admission import Admission, Place
 from server.fleet import Fleet
 from server.inflight import Inflight
-from server.limits.deadline import asked_timeout_s
+from server.limits.deadline import asked_timeout_s, within
 from server.streaming import all_events, cancel_on_disconnect
+from server.trail import OneJob, Trail
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A request that was let in. timeout_s: what its client gives it, None where it does not say."""
+    """A request that was let in. timeout_s: what its client gives it, None where it does not say. trail: where its job
+    is noted, None where it is not."""
 
     tenant: str
     timeout_s: float | None
     place: Place
+    trail: Trail | None = None
+
+    def own(self, job: OneJob) -> OneJob:
+        """The request's only job, to be done within what its client asked for, as another gateway may have begun it."""
+        job = within(job, self.timeout_s)
+        return job if self.trail is None else self.trail.own(job)
 
 
 @contextmanager
@@ -34,7 +42,7 @@ def let_in(request: Request, fleet: Fleet, admission: Admission) -> Iterator[Ent
     timeout_s = asked_timeout_s(request)
     tenant = request.state.tenant
     with admission.place(tenant) as place:
-        yield Entry(tenant, timeout_s, place)
+        yield Entry(tenant, timeout_s, place, getattr(request.state, "trail", None))
 
 
 class GrowingAnswer(Protocol):

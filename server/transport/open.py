@@ -5,6 +5,7 @@ from typing import Protocol
 
 from schemas.flags import ConfigError
 from schemas.redis_names import is_redis
+from server.transport.answers import RESUME_WINDOW_S
 from server.transport.base import JobQueue
 from server.transport.zeromq import ZeroMQQueue
 
@@ -21,15 +22,18 @@ class SupervisedQueue(JobQueue, Protocol):
         ...
 
 
-def open_queue(url: str, local: Path, max_queue: int, affinity_margin: float = 0.0) -> tuple[SupervisedQueue, str]:
+def open_queue(
+    url: str, local: Path, max_queue: int, affinity_margin: float = 0.0, resume_window_s: float = RESUME_WINDOW_S
+) -> tuple[SupervisedQueue, str]:
     """The queue, and the URL by which workers on this host find it; `local` is where `--queue local` is.
-    max_queue: jobs that may wait for one model. affinity_margin: see Affinity. Raises ConfigError."""
+    max_queue: jobs that may wait for one model. affinity_margin: see Affinity. resume_window_s: how long answers are
+    kept for other gateways. Raises ConfigError."""
     if is_redis(url):
         try:
             from server.transport.redis_streams import RedisQueue
         except ImportError:
             raise ConfigError("--queue: redis:// needs the package redis: pip install 'glimpsed[redis]'") from None
-        return RedisQueue(url, max_queue, affinity_margin=affinity_margin), url
+        return RedisQueue(url, max_queue, affinity_margin=affinity_margin, resume_window_s=resume_window_s), url
     if url == "local":
         return ZeroMQQueue(local, max_queue, affinity_margin=affinity_margin), f"ipc://{local}"
     if url.startswith("ipc://") and len(url) > len("ipc://"):

@@ -32,6 +32,7 @@ from schemas.redis_link import (
 )
 from schemas.wire import LEASE_S, ToGateway, WireError
 from server.transport.affinity import AffinityCounts
+from server.transport.answers import RESUME_WINDOW_S
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.leases import Leases
 from server.transport.pace import Pace
@@ -53,15 +54,23 @@ class RedisQueue:
     """A JobQueue for workers anywhere.
 
     max_queue: jobs that may wait for one model, of all gateways. lease_s: silence after which a worker is taken for
-    lost, and after which this gateway counts as gone. affinity_margin: see Affinity. Raises ConfigError for a bad URL.
+    lost, and after which this gateway counts as gone. affinity_margin: see Affinity. resume_window_s: how long answers
+    are kept for other gateways. Raises ConfigError for a bad URL.
     """
 
-    def __init__(self, url: str, max_queue: int, lease_s: float = LEASE_S, affinity_margin: float = 0.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        max_queue: int,
+        lease_s: float = LEASE_S,
+        affinity_margin: float = 0.0,
+        resume_window_s: float = RESUME_WINDOW_S,
+    ) -> None:
         self._client = connect(url)
         self._max_queue = max_queue
         self._id = secrets.token_hex(8)
         self._lines = Lines(self._client, self._id)
-        self.answers = RedisAnswers(self._client, self._id)
+        self.answers = RedisAnswers(self._client, self._id, resume_window_s)
         self._mailbox = Mailbox(self._client, names.gateway_mailbox(self._id), lease_s)
         self._lease_s = lease_s
         self._tick_s = min(TICK_S, lease_s / 4)

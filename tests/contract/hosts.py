@@ -68,12 +68,12 @@ class GatewayHost:
 
     def __init__(self, queue: RedisQueue, client: httpx.AsyncClient) -> None:
         self.queue = queue
-        self._client = client
+        self.client = client
 
     def ask(self, prompt: str, **headers: str) -> "asyncio.Task[httpx.Response]":
         """A streamed request that is under way."""
         body = ask(prompt, stream=True, seed=7, max_tokens=TOKENS)
-        return asyncio.create_task(self._client.post(CHAT, json=body, headers=headers))
+        return asyncio.create_task(self.client.post(CHAT, json=body, headers=headers))
 
     async def knows(self, *worker_ids: str) -> None:
         """Wait until exactly these workers are known."""

@@ -50,6 +50,12 @@ class Cluster:
         for gateway in self.gateways:
             await self.until_workers(gateway, len(self.workers))
 
+    async def start_gateway(self) -> Daemon:
+        """One more, once it knows a worker."""
+        gateway = await self._gateway(free_port())
+        await until_ready(gateway)
+        return gateway
+
     async def restart_gateway(self, index: int) -> None:
         """SIGTERM, and another one in its place once it has left as it should."""
         self.gateways[index].process.send_signal(signal.SIGTERM)

@@ -13,12 +13,14 @@ from typing import Any
 from schemas.control import ModelCard
 from schemas.errors import ErrorCode, RequestError
 from schemas.events import Accepted, Delta, Finished
-from schemas.jobs import ChatJob, Job, TextPart
+from schemas.jobs import CompletionJob, Job, TextPart
 from workers.handlers.base import FatalError, Publish, Stats
 
 
-def prompt_of(job: ChatJob) -> str:
-    """The text of all messages."""
+def prompt_of(job: Job) -> str:
+    """The text of all messages, or the bare prompt."""
+    if isinstance(job, CompletionJob):
+        return str(job.prompt)
     return "\n".join(part.text for message in job.messages for part in message.parts if isinstance(part, TextPart))
 
 
@@ -49,14 +51,13 @@ class ScriptedHandler:
         self._token_s = token_s
 
     async def run(self, job: Job, publish: Publish) -> None:
-        assert isinstance(job, ChatJob), "only chats are scripted"
         self.running.add(job.job_id)
         try:
             await self._answer(job, publish)
         finally:
             self.running.discard(job.job_id)
 
-    async def _answer(self, job: ChatJob, publish: Publish) -> None:
+    async def _answer(self, job: Job, publish: Publish) -> None:
         prompt = prompt_of(job)
         if "refuse" in prompt:
             raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, "the prompt is too long", "messages")

@@ -111,7 +111,7 @@ class Exchange:
 def chunks_of(stream: bytes | str) -> list[dict[str, Any]]:
     """The JSON objects of an event stream, without comments and [DONE]."""
     text = stream.decode() if isinstance(stream, bytes) else stream
-    data = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: ")]
+    data = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
     return [json.loads(line) for line in data if line != "[DONE]"]
 
 
