@@ -8,6 +8,7 @@
 | glimpsed:answer:NAME | hash: who makes an answer (server/transport/answers.py) | gateways | `--resume-window` |
 | glimpsed:pieces:NAME | stream: its pieces | its gateway | the same |
 | glimpsed:answers:SHELF | sorted set: a tenant's answers, the latest last | gateways | the same |
+| glimpsed:bucket:NAME | text: what is left of a key's minute, and when | gateways | until it is full |
 | glimpsed:{MODEL}:jobs:LINE | stream of pointers to jobs, a group | gateways | a job's time, or a minute |
 | glimpsed:{MODEL}:jobs:for:ID | the same, for one worker first | gateways | until it leaves, or a minute |
 | glimpsed:{MODEL}:job:ID:EPOCH | the job itself | its gateway | until taken, cancelled or overdue |
@@ -68,6 +69,11 @@ def answer_pieces(name: str) -> str:
 def shelf_of(name: str) -> str:
     """The names of all answers of its tenant."""
     return f"glimpsed:answers:{name.partition(':')[0]}"
+
+
+def bucket(name: str) -> str:
+    """What is left of a limit that gateways share."""
+    return f"glimpsed:bucket:{name}"
 
 
 def worker_mailbox(worker_id: str) -> str:

@@ -31,6 +31,7 @@ from server.limits.key_file import KeyFile
 from server.limits.key_limits import UNLIMITED, KeyLimits
 from server.limits.middleware import RateLimitMiddleware
 from server.limits.rates import RateLimits
+from server.limits.sharing import SharedBuckets, keep_sharing
 from server.metrics import FleetCollector, HttpMetrics, JobMetrics
 from server.middleware import RequestMiddleware
 from server.responses.store import ResponseStore, StoreLimits
@@ -88,10 +89,12 @@ def create_app(
     data_dir: Path | None = None,
     expected_models: Sequence[str] = (),
     limits: GatewayLimits | None = None,
+    shared_buckets: SharedBuckets | None = None,
 ) -> FastAPI:
     """The application that serves `queue`, which it starts and closes with itself.
 
     data_dir: where files and batches are kept; None: they are not, and their routes say so.
+    shared_buckets: what gateways count the keys' limits in together; None: this one counts for itself.
     `app.state.fleet.is_draining = True` makes it refuse new requests (503) and report itself as not ready;
     `app.state.keys.reload()` reads the key file again. Raises ConfigError when that file cannot be used.
     """
@@ -140,6 +143,8 @@ def create_app(
         dispatcher = asyncio.create_task(_dispatch(inflight, fleet))
         watchers = [asyncio.create_task(watch) for watch in (inflight.tend(), keys.watch())]
         keeper = asyncio.create_task(batches.run())
+        if shared_buckets is not None:
+            watchers.append(asyncio.create_task(keep_sharing(rates, shared_buckets, time.monotonic)))
         try:
             yield
         finally:
@@ -149,6 +154,8 @@ def create_app(
             inflight.close()
             await queue.close()
             await _stop(dispatcher, *watchers)
+            if shared_buckets is not None:
+                await shared_buckets.close()
             await database.close()
 
     app = FastAPI(

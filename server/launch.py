@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
+from schemas.redis_names import is_redis
 from server.app import GatewayLimits, create_app
 from server.batches.build import BatchLimits
 from server.files.database import check_database
@@ -19,6 +20,7 @@ from server.files.folder import data_folder
 from server.files.store import FileLimits
 from server.http_crowd import Crowd, fit_to_open_files
 from server.limits.key_limits import KeyLimits
+from server.limits.sharing import SharedBuckets
 from server.serving import Serving, listen, url_of
 from server.settings import (
     GatewaySettings,
@@ -155,4 +157,13 @@ def _create_app(settings: GatewaySettings, queue: JobQueue, data_dir: Path, expe
         data_dir=data_dir,
         expected_models=expected_models,
         limits=limits,
+        shared_buckets=_shared_buckets(settings.queue),
     )
+
+
+def _shared_buckets(queue_url: str) -> SharedBuckets | None:
+    if not is_redis(queue_url):
+        return None
+    from server.limits.redis_buckets import RedisBuckets
+
+    return RedisBuckets(queue_url)

@@ -1,6 +1,16 @@
 """A token bucket: so much a minute, in bursts of up to a minute's worth. Knows no clock; its owner tells the time."""
 
 import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What was taken from a bucket for a while, given back where negative, and what it is left with."""
+
+    amount: float
+    capacity: int
+    level: float
 
 
 class TokenBucket:
@@ -11,6 +21,7 @@ class TokenBucket:
         self._capacity = per_minute
         self._level = float(per_minute)
         self._at_s = now_s
+        self._untold = 0.0
 
     @property
     def capacity(self) -> int:
@@ -28,6 +39,7 @@ class TokenBucket:
 
     def take(self, amount: float, now_s: float) -> None:
         """Take an amount, whether it is there or not; a negative one is given back."""
+        self._untold += amount
         self._level = min(self._capacity, self._refill(now_s) - amount)
 
     def wait_s(self, amount: float, now_s: float) -> float:
@@ -37,6 +49,16 @@ class TokenBucket:
     def full_in_s(self, now_s: float) -> float:
         """Seconds until the bucket is full if nothing more is taken."""
         return self.wait_s(self._capacity, now_s)
+
+    def tell(self, now_s: float) -> Drawn:
+        """What was taken since the last telling, for a bucket that others draw from as well."""
+        amount, self._untold = self._untold, 0.0
+        return Drawn(amount, self._capacity, self._refill(now_s))
+
+    def adopt(self, level: float, now_s: float) -> None:
+        """Go by the level of that bucket, less what was taken here since the telling."""
+        self._refill(now_s)
+        self._level = min(self._capacity, level - self._untold)
 
     def _refill(self, now_s: float) -> float:
         flown_in = max(0.0, now_s - self._at_s) * self._capacity / 60.0

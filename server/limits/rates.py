@@ -21,6 +21,7 @@ class RateLimits:
         self._clock = clock
         self._requests: dict[str, TokenBucket] = {}
         self._tokens: dict[str, TokenBucket] = {}
+        self._asked: dict[str, TokenBucket] = {}
 
     def apply_to(self, tenant: str) -> bool:
         """Whether a tenant is limited at all."""
@@ -59,6 +60,11 @@ class RateLimits:
         if tokens is not None:
             tokens.take(used - reserved, self._clock())
 
+    def take_asked(self) -> dict[str, TokenBucket]:
+        """The buckets that somebody asked since the last call, by names that are the same at every gateway."""
+        asked, self._asked = self._asked, {}
+        return asked
+
     def headers(self, tenant: str) -> RawHeaders:
         """OpenAI's x-ratelimit-* headers for the limits that are set; none where none is."""
         now_s = self._clock()
@@ -75,10 +81,13 @@ class RateLimits:
 
     def _buckets(self, tenant: str) -> tuple[TokenBucket | None, TokenBucket | None]:
         limits = self._limits_of(tenant)
-        return (
-            self._bucket(self._requests, tenant, limits.requests_per_minute),
-            self._bucket(self._tokens, tenant, limits.tokens_per_minute),
-        )
+        requests = self._bucket(self._requests, tenant, limits.requests_per_minute)
+        tokens = self._bucket(self._tokens, tenant, limits.tokens_per_minute)
+        if requests is not None:
+            self._asked[f"requests:{tenant}"] = requests
+        if tokens is not None:
+            self._asked[f"tokens:{tenant}"] = tokens
+        return requests, tokens
 
     def _bucket(self, buckets: dict[str, TokenBucket], tenant: str, per_minute: int | None) -> TokenBucket | None:
         if per_minute is None:

@@ -14,6 +14,8 @@ from redis.exceptions import NoPermissionError
 
 from schemas import redis_names as names
 from schemas.errors import Unavailable
+from server.limits.bucket import Drawn
+from server.limits.redis_buckets import RedisBuckets
 from server.transport.redis_streams import RedisQueue
 from tests.contract.hosts import TOKENS, Hosts, answered, hosts_of, until
 from tests.fakes.messages import chat_job
@@ -88,6 +90,10 @@ async def test_the_documented_rights_are_enough_over_tls(hosts: Hosts, guarded: 
     await other.knows("heir")
     for asked in (gateway, other):
         assert await answered(asked.ask("once", **{"Idempotency-Key": "key"})) == answer("once", 7, TOKENS)
+    buckets = RedisBuckets(url)
+    for level in (6.0, 2.0):
+        assert await buckets.draw({"requests:key": Drawn(4, 10, 6)}) == [pytest.approx(level, abs=2)]
+    await buckets.close()
     with contextlib.closing(guarded.client()) as admin:
         assert [entry for entry in admin.acl_log() if entry["username"] == USER] == []
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.limits.bucket import TokenBucket
+from server.limits.bucket import Drawn, TokenBucket
 from server.limits.rates import format_duration
 
 
@@ -57,6 +57,22 @@ def test_no_interval_grants_more_than_the_rate_and_one_burst(per_minute: int, as
             bucket.take(amount, now_s)
             granted += amount
     assert granted <= per_minute * (1 + now_s / 60) + 1e-6
+
+
+def test_a_bucket_that_goes_by_a_shared_level_forgets_nothing_that_was_taken_meanwhile() -> None:
+    bucket = TokenBucket(60, 0.0)
+    bucket.take(10, 0.0)
+    bucket.take(-4, 0.0)
+    assert bucket.tell(2.0) == Drawn(amount=6, capacity=60, level=56.0)
+    bucket.take(5, 2.0)
+    bucket.adopt(20.0, 3.0)
+    assert bucket.remaining(3.0) == 15
+    assert bucket.tell(3.0) == Drawn(amount=5, capacity=60, level=15.0)
+    assert bucket.tell(3.0).amount == 0
+    bucket.adopt(100.0, 3.0)
+    assert bucket.remaining(3.0) == 60
+    bucket.adopt(-30.0, 3.0)
+    assert bucket.wait_s(1, 3.0) == 31.0
 
 
 @pytest.mark.parametrize(
