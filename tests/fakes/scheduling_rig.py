@@ -4,6 +4,7 @@ from tests.fakes.digest_runner import DigestRunner
 from workers.engine.block_manager import BlockManager
 from workers.engine.encoder_cache import EncoderCache
 from workers.engine.plan import StepPlan
+from workers.engine.prefill_pace import PrefillPace
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import MediaInput, Sequence, Status
 
@@ -37,7 +38,7 @@ class Rig:
             max_encode_tokens,
             prefill_chunk,
             encodes_beside=encode_steps is not None,
-            prefill_per_decode=prefill_per_decode,
+            pace=None if prefill_per_decode is None else PrefillPace(prefill_per_decode),
         )
         self.encoding: tuple[MediaInput, ...] = ()  # what the tower is at, beside the steps
         self._encode_steps = encode_steps or 0

@@ -26,6 +26,11 @@ class EncodePlanner:
         self._is_beside = False
         self._is_encoding = False
 
+    @property
+    def is_awaiting(self) -> bool:
+        """Whether something is being encoded beside the steps."""
+        return bool(self._awaited)
+
     def begin(self, num_decodes: int) -> None:
         """A step is to be planned in which so many sequences decode."""
         self._planned = []

@@ -1,7 +1,9 @@
 """The serving core of one model: sequences in, tokens out, one step at a time. Joins scheduler, runner and sampler."""
 
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -15,6 +17,7 @@ from workers.engine.runner import EncodingFailed, Runner
 from workers.engine.sampler import Choice, Logprobs, Row, sample
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Sequence, Status
+from workers.engine.tower import Tower
 from workers.grammar.masks import MaskFiller, MaskJob
 
 log = logging.getLogger(__name__)
@@ -60,17 +63,21 @@ class Engine:
         scheduler: Scheduler,
         block_manager: BlockManager,
         runner: Runner,
-        tower_thread: ThreadPoolExecutor | None = None,
+        tower: Tower | None = None,
+        clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """tower_thread: where media are encoded beside the steps, for a scheduler that plans so."""
+        """tower: where media are encoded beside the steps, for a scheduler that plans so. clock: tells the scheduler
+        what steps take; time that other processes had of it should not count."""
         self.scheduler = scheduler
         self.block_manager = block_manager
         self.counters = Counters()
         self._runner = runner
         self._masks = MaskFiller()
         self._suspects = Suspects()
-        self._tower_thread = tower_thread
+        self._tower = tower
+        self._clock = clock
         self._encoding: Future[dict[bytes, Tensor]] | None = None
+        self._turn_s = 0.0  # what the tower may have of the time before the next step
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence. Raises ValueError when it could never fit into the K/V pool (ask `scheduler.fits`)."""
@@ -80,6 +87,11 @@ class Engine:
         """Forget a sequence wherever it is; unknown ids are fine. Its blocks are free when this returns."""
         self.scheduler.abort(request_id)
 
+    @property
+    def is_encoding(self) -> bool:
+        """Whether media are being encoded beside the steps."""
+        return self._encoding is not None
+
     def step(self) -> list[TokenOutput | SequenceFailed]:
         """Schedule, run, sample, account. Returns the new tokens of this step.
 
@@ -87,17 +99,20 @@ class Engine:
         otherwise, each of its sequences repeats it alone, and the one with which it raises again ends. What comes
         through is the device's fault or ours: the engine is not to be used again.
         """
+        if self._encoding is not None and self._tower is not None:
+            self._tower.take_turn(self._turn_s)
         if self._encoding is not None and self._encoding.done():
             failed = self._take_encoded(self._encoding)
             if failed:
                 return failed
         plan = self.scheduler.schedule(self._suspects.next())
-        if plan.encode_beside and self._tower_thread is not None:
-            self._encoding = self._tower_thread.submit(self._runner.encode, plan.encode_beside)
+        if plan.encode_beside and self._tower is not None:
+            self._encoding = self._tower.begin(self._runner, plan.encode_beside)
             self.counters.encoded_items += len(plan.encode_beside)
-        if not plan.chunks and self._encoding is not None:
-            wait([self._encoding])
+        if not plan.chunks and self._encoding is not None and self._tower is not None:
+            self._tower.finish()
             return self._take_encoded(self._encoding)
+        began_s = self._clock()
         try:
             sampled = self._compute(plan)
         except EncodingFailed as error:
@@ -107,7 +122,11 @@ class Engine:
             if not plan.chunks or is_of_device(error, self._runner.device):
                 raise
             return self._suspect(plan, error)
-        self.scheduler.update(plan, {seq.request_id: choice.token_id for seq, choice in sampled})
+        step_s = self._clock() - began_s
+        tokens = {seq.request_id: choice.token_id for seq, choice in sampled}
+        self.scheduler.update(plan, tokens, None if plan.encode else step_s)
+        is_shared = plan.num_tokens > len(plan.chunks)
+        self._turn_s = self.scheduler.prompt_share * step_s / (2 if is_shared else 1)
         if plan.chunks:
             self._suspects.went_well()
             self._count(plan, len(sampled))

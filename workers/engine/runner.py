@@ -1,5 +1,6 @@
 """A step's plan to logits: vision tower, packed forward, output head. Owns visual embeddings; decides nothing."""
 
+from collections.abc import Generator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import groupby
@@ -15,7 +16,7 @@ from workers.engine.plan import Chunk, StepPlan
 from workers.engine.prompt_logprobs import ScoredToken, score_tokens
 from workers.engine.sequence import MediaInput
 from workers.engine.unfold import unfold_batch
-from workers.models.base import EncodesInputs, VisionLanguageModel
+from workers.models.base import EncodesInParts, EncodesInputs, VisionLanguageModel
 
 
 class EncodingFailed(Exception):
@@ -67,6 +68,18 @@ class Runner:
             embeddings |= self._encode_group(list(group))
         return embeddings
 
+    @torch.inference_mode()
+    def encode_in_parts(self, items: Seq[MediaInput]) -> Generator[None, None, dict[bytes, Tensor]]:
+        """As `encode`, but tile by tile, and it yields between layers where the model can: something else may run."""
+        embeddings: dict[bytes, Tensor] = {}
+        for item in items:
+            yield
+            if isinstance(self._model, EncodesInputs) or not isinstance(self._model, EncodesInParts):
+                embeddings |= self.encode([item])
+            else:
+                embeddings[item.key] = yield from self._encode_tile_by_tile(self._model, item)
+        return embeddings
+
     def keep(self, embeddings: dict[bytes, Tensor]) -> None:
         """Hold embeddings for the steps to come, until a plan drops them."""
         self._embeddings |= embeddings
@@ -97,6 +110,17 @@ class Runner:
             raise EncodingFailed(items[0].key, f"the vision tower cannot take this medium: {error}") from error
         # A copy of its own: a view would keep the whole group's memory alive after the others are dropped.
         return {item.key: part.flatten(0, 1).clone() for item, part in zip(items, parts, strict=True)}
+
+    def _encode_tile_by_tile(self, model: EncodesInParts, item: MediaInput) -> Generator[None, None, Tensor]:
+        tiles: list[Tensor] = []
+        try:
+            for pixels in torch.from_numpy(item.tiles).split(1):
+                tiles.append((yield from model.encode_in_parts(pixels.to(self._model.device))))
+        except Exception as error:
+            if is_of_device(error, self._model.device):
+                raise
+            raise EncodingFailed(item.key, f"the vision tower cannot take this medium: {error}") from error
+        return torch.cat(tiles).flatten(0, 1)
 
     def _encode_one(self, model: EncodesInputs, item: MediaInput) -> Tensor:
         try:

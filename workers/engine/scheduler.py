@@ -3,7 +3,7 @@
 Everything goes by order = (priority, arrival); within one priority nobody overtakes.
 - Every running sequence that decodes gets its token in every step. What is left of the token budget goes to prefills
   and new admissions in order, in chunks. Where a step takes as long as its tokens are many, those who decode need not
-  wait for more than some of these: a share for each of them.
+  wait for more than some of these: see prefill_pace.
 - A sequence is admitted when there is a seat and pages for all its tokens, so only decoding ever runs out of pages.
   One page for each running sequence is kept free on admission, lest the next step has to preempt.
 - Out of pages: the last running sequence in order loses all of its own, perhaps the one that asked, and starts over
@@ -25,10 +25,8 @@ from workers.engine.block_manager import BlockManager
 from workers.engine.encode_planner import EncodePlanner
 from workers.engine.encoder_cache import EncoderCache
 from workers.engine.plan import Chunk, StepPlan
+from workers.engine.prefill_pace import PrefillPace
 from workers.engine.sequence import Sequence, Status
-
-MIN_PREFILL_BESIDE = 64
-"""Tokens; fewer would leave much of a product's work undone, and prefills would hardly get on."""
 
 _order = attrgetter("order")
 
@@ -57,8 +55,7 @@ class Scheduler:
     media_unit: placeholder tokens of a span come in lines of so many, which one chunk holds whole. A chunk is cut down
         to whole lines; one line more than the limits allow is taken where there would be nothing else.
     encodes_beside: the tower can run while steps go on.
-    prefill_per_decode: while sequences decode, most tokens of prefills in a step for each of them, though at least
-        MIN_PREFILL_BESIDE in all; None: as many as the step's budget leaves.
+    pace: how many tokens of prefills a step takes while sequences decode; None: as many as the step's budget leaves.
 
     Raises ValueError for a limit less than 1 or a token budget too small to decode all running sequences at once.
     """
@@ -73,7 +70,7 @@ class Scheduler:
         prefill_chunk: int | None = None,
         media_unit: int = 1,
         encodes_beside: bool = False,
-        prefill_per_decode: int | None = None,
+        pace: PrefillPace | None = None,
     ) -> None:
         if min(max_num_seqs, max_encode_tokens, media_unit, 1 if prefill_chunk is None else prefill_chunk) < 1:
             raise ValueError("max_num_seqs, max_encode_tokens, prefill_chunk and media_unit must be at least 1")
@@ -86,11 +83,13 @@ class Scheduler:
         self._encodes = EncodePlanner(encoder_cache, max_encode_tokens, encodes_beside)
         self._prefill_chunk = max_num_batched_tokens if prefill_chunk is None else prefill_chunk
         self._media_unit = media_unit
-        self._prefill_per_decode = prefill_per_decode
+        self._pace = pace
         self._sequences: dict[str, Sequence] = {}
         self._running: list[Sequence] = []  # both lists ascending by order
         self._waiting: list[Sequence] = []
         self._num_arrivals = 0
+        self.prompt_share = 1.0
+        """What prompts may cost those who decode in the step that was planned last, as a part of its time."""
 
     @property
     def has_work(self) -> bool:
@@ -168,12 +167,15 @@ class Scheduler:
             preempted=tuple(step.preempted),
         )
 
-    def update(self, plan: StepPlan, sampled: Mapping[str, int]) -> None:
+    def update(self, plan: StepPlan, sampled: Mapping[str, int], step_s: float | None = None) -> None:
         """Take in a step that was computed.
 
         sampled: request id -> next token, for each sampling chunk whose sequence did not end meanwhile. Ends by stop
-        token or length are the engine's to see: it calls `finish`.
+        token or length are the engine's to see: it calls `finish`. step_s: processor time that the chunks took.
         """
+        if self._pace is not None and step_s is not None:
+            num_decodes = sum(chunk.length == 1 for chunk in plan.chunks)
+            self._pace.note(num_decodes, plan.num_tokens - num_decodes, step_s)
         self._encoder_cache.complete(item.key for item in plan.encode)
         for chunk in plan.chunks:
             seq = chunk.seq
@@ -207,9 +209,14 @@ class Scheduler:
 
     def _prefill_budget(self, num_decodes: int) -> int:
         left = self._max_num_batched_tokens - num_decodes
-        if self._prefill_per_decode is None or num_decodes == 0:
+        if self._pace is None or num_decodes == 0:
+            self.prompt_share = 1.0
             return left
-        return min(left, max(MIN_PREFILL_BESIDE, self._prefill_per_decode * num_decodes))
+        num_seated = min(len(self._sequences), self._max_num_seqs)
+        self.prompt_share = self._pace.share(num_decodes, num_seated - num_decodes)
+        # The other half is the tower's.
+        share = self.prompt_share / 2 if self._encodes.is_awaiting else self.prompt_share
+        return min(left, self._pace.limit(num_decodes, share))
 
     def _is_waiting_next(self, index: int, step: _Step) -> bool:
         """Whether the first waiting sequence comes before the running one at `index` and may be tried."""

@@ -1,6 +1,6 @@
 """What the engine asks of a model, and what a model asks of whoever holds its weights."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -112,4 +112,13 @@ class EncodesInputs(Protocol):
 
     def encode_inputs(self, inputs: Any) -> Tensor:
         """One medium -> [tokens, H] on the model's device, a tensor of its own."""
+        ...
+
+
+@runtime_checkable
+class EncodesInParts(Protocol):
+    """A model whose tower can be left in the middle."""
+
+    def encode_in_parts(self, pixels: Tensor) -> Generator[None, None, Tensor]:
+        """As `encode_tiles`; yields where something else may be computed in between."""
         ...

@@ -3,13 +3,15 @@
 Source of the arithmetic: the authors' modeling_intern_vit. A feature layout of [N, 1 + patches, C], class token first.
 """
 
+from collections.abc import Generator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from workers.models.base import ModelError, WeightSource
 from workers.models.config import VisionSpec
-from workers.models.layers import RMSNorm, take_layer_norm, take_rms_norm
+from workers.models.layers import RMSNorm, run_through, take_layer_norm, take_rms_norm
 from workers.models.linear import take_linear
 
 
@@ -96,8 +98,13 @@ class VisionTower:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [N, H, W, 3] -> [N, 1 + H/14 * W/14, C], the last block's output."""
+        return run_through(self.in_parts(pixels))
+
+    def in_parts(self, pixels: Tensor) -> Generator[None, None, Tensor]:
+        """As a call; yields before each layer."""
         x = self.embed(pixels)
         for layer in self.layers:
+            yield
             x = layer(x)
         return x
 

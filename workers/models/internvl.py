@@ -1,5 +1,6 @@
 """InternVL-Chat (V1-1 to InternVL3): InternViT tiles, pixel shuffle, two-layer projector, a text backbone."""
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -19,7 +20,7 @@ from workers.models.config import (
 )
 from workers.models.decoder import Decoder
 from workers.models.internvit import VisionTower
-from workers.models.layers import PixelNorm, Projector, pixel_shuffle
+from workers.models.layers import PixelNorm, Projector, pixel_shuffle, run_through
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,13 @@ class InternVL:
 
     def encode_tiles(self, pixels: Tensor) -> Tensor:
         """uint8 [N, S, S, 3] -> [N, tokens_per_tile, H]."""
+        return run_through(self.encode_in_parts(pixels))
+
+    def encode_in_parts(self, pixels: Tensor) -> Generator[None, None, Tensor]:
+        """See EncodesInParts."""
         grid, scale = self._spec.tile.grid, self._spec.tile.scale
-        features = self._tower(self._pixel_norm(pixels))[:, 1:].reshape(len(pixels), grid, grid, -1)
+        rows = yield from self._tower.in_parts(self._pixel_norm(pixels))
+        features = rows[:, 1:].reshape(len(pixels), grid, grid, -1)
         return self._projector(pixel_shuffle(features, scale, self._spec.is_shuffle_transposed))
 
     def embed_tokens(self, ids: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Small pieces that several families share: norms, pixel normalisation, pixel shuffle, the two-layer projector."""
 
+from collections.abc import Generator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -94,3 +96,13 @@ class Projector:
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._fc2(self._fc1.gelu(self._norm(x)))
+
+
+def run_through(parts: Generator[None, None, Tensor]) -> Tensor:
+    """What comes at the end of a computation that yields in between."""
+    while True:
+        try:
+            next(parts)
+        except StopIteration as end:
+            result: Tensor = end.value
+            return result

@@ -1,6 +1,6 @@
 """The engine's step on a real tiny model: a medium that cannot be encoded ends its own request and no other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from workers.engine.plan import StepPlan
 from workers.engine.sampler import NonFiniteLogits
 from workers.engine.sampling import Sampling
 from workers.engine.sequence import MediaInput, Sequence
+from workers.models.layers import run_through
 from workers.weights.load import load_model
 
 LIMITS = EngineLimits(
@@ -59,9 +60,12 @@ class TiledModel:
         return getattr(self._model, name)
 
     def encode_tiles(self, tiles: torch.Tensor) -> torch.Tensor:
+        return run_through(self.encode_in_parts(tiles))
+
+    def encode_in_parts(self, tiles: torch.Tensor) -> Generator[None, None, torch.Tensor]:
         if not tiles.flatten(1).any(dim=1).all():
             raise RuntimeError("shapes cannot be multiplied")
-        return self._model.encode_tiles(tiles)
+        return (yield from self._model.encode_in_parts(tiles))
 
 
 def sequence(name: str, tiles: np.ndarray | None = None, tokens: int = 5) -> Sequence:
@@ -117,15 +121,18 @@ def test_a_medium_that_cannot_be_encoded_fails_its_own_request_only(model: Picky
     assert engine.block_manager.usage == 0
 
 
+@pytest.mark.parametrize("model_type", [PickyModel, TiledModel])
+@pytest.mark.parametrize("num_threads", [0, 10**6], ids=["thread", "turns"])  # a core is left, or none, on any machine
 def test_a_tower_beside_the_steps_changes_no_token_and_fails_only_whom_it_must(
-    model: PickyModel, monkeypatch: pytest.MonkeyPatch
+    model_type: type[PickyModel] | type[TiledModel], num_threads: int, monkeypatch: pytest.MonkeyPatch
 ):
+    model = model_type()
     undisturbed = build_engine(model, LIMITS, enable_prefix_cache=False)
     for seq in (sequence("text", tokens=40), sequence("sound", SOUND), sequence("late", SOUND + 1)):
         undisturbed.add(seq)
     expected, _ = run(undisturbed)
 
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 0)  # as if a core were left, on any machine
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
     engine = build_engine(model, LIMITS, enable_prefix_cache=False)
     engine.add(sequence("text", tokens=40))
     first = engine.step()

@@ -1,0 +1,159 @@
+"""How a tower stands back behind the steps, and how it still gets its share of the time."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from workers.engine import tower as tower_module
+from workers.engine.sequence import MediaInput
+from workers.engine.tower import Embeddings, TowerThread, TowerTurns, open_tower
+
+
+@dataclass
+class Encoder:
+    """Runs `work`; or in `num_parts` parts, of which each takes a second of `now_s`."""
+
+    work: Callable[[], None] = lambda: None
+    num_parts: int = 0
+    now_s: float = 0.0
+    num_done: int = 0
+
+    def encode(self, items: Sequence[MediaInput]) -> Embeddings:
+        self.work()
+        return {b"key": torch.zeros(1)}
+
+    def encode_in_parts(self, items: Sequence[MediaInput]) -> Generator[None, None, Embeddings]:
+        for _ in range(self.num_parts):
+            yield
+            self.now_s += 1
+            self.num_done += 1
+        return self.encode(items)
+
+
+@pytest.fixture
+def thread() -> Iterator[TowerThread]:
+    opened = TowerThread()
+    yield opened
+    opened.close()
+
+
+def test_a_tower_has_a_thread_where_a_core_is_left_and_turns_where_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert isinstance(open_tower(torch.device("cpu")), TowerTurns)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert isinstance(open_tower(torch.device("cpu")), TowerThread)
+    assert open_tower(torch.device("cuda")) is None
+
+
+def test_the_thread_has_only_what_nobody_else_wants_of_a_core(thread: TowerThread) -> None:
+    before = os.sched_getscheduler(0)
+    found: list[int] = []
+    thread.begin(Encoder(lambda: found.append(os.sched_getscheduler(0))), ()).result()
+    assert found == [os.SCHED_IDLE] and os.sched_getscheduler(0) == before
+
+
+def test_steps_wait_for_a_thread_that_had_nothing_until_its_work_is_done(thread: TowerThread) -> None:
+    may_end = threading.Event()
+    encoding = thread.begin(Encoder(lambda: _wait(may_end)), ())
+    threading.Timer(0.01, may_end.set).start()
+    thread.take_turn(60.0)
+    assert encoding.result(timeout=0).keys() == {b"key"}
+
+
+def test_steps_wait_for_a_thread_no_longer_than_its_share(thread: TowerThread) -> None:
+    may_end = threading.Event()
+    encoding = thread.begin(Encoder(lambda: _wait(may_end)), ())
+    for _ in range(3):
+        thread.take_turn(0.001)
+    assert not encoding.done()
+    may_end.set()
+    thread.finish()
+    assert encoding.done()
+
+
+def test_steps_do_not_wait_for_a_thread_that_is_ahead_of_its_share(
+    thread: TowerThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_ahead, may_end = threading.Event(), threading.Event()
+
+    def work() -> None:
+        end_s = time.thread_time() + 0.02
+        while time.thread_time() < end_s:
+            pass
+        is_ahead.set()
+        _wait(may_end)
+
+    encoding = thread.begin(Encoder(work), ())
+    _wait(is_ahead)
+    with monkeypatch.context() as patched:
+        patched.delattr(tower_module, "wait")
+        thread.take_turn(0.01)
+        thread.take_turn(0.005)
+    assert not encoding.done()
+    may_end.set()
+    thread.finish()
+
+
+def test_a_tower_without_work_takes_no_turn(thread: TowerThread) -> None:
+    turns = TowerTurns()
+    for tower in (thread, turns):
+        tower.take_turn(3600.0)
+        tower.finish()
+        encoding = tower.begin(Encoder(), ())
+        tower.finish()
+        tower.take_turn(3600.0)
+        assert encoding.done()
+
+
+def test_turns_take_as_many_parts_as_are_due() -> None:
+    encoder = Encoder(num_parts=10)
+    turns = TowerTurns(lambda: encoder.now_s)
+    encoding = turns.begin(encoder, ())
+    turns.take_turn(3.0)
+    assert encoder.num_done == 3
+    turns.take_turn(3.0)
+    assert encoder.num_done == 6 and not encoding.done()
+    turns.take_turn(60.0)
+    assert encoder.num_done == 10 and encoding.done()
+
+
+def test_a_part_longer_than_a_share_is_made_up_for() -> None:
+    encoder = Encoder(num_parts=10)
+    turns = TowerTurns(lambda: encoder.now_s)
+    turns.begin(encoder, ())
+    done = []
+    for _ in range(9):
+        turns.take_turn(0.25)
+        done.append(encoder.num_done)
+    assert done == [1, 1, 1, 1, 2, 2, 2, 2, 3]
+
+
+def test_turns_run_to_the_end_where_nobody_waits() -> None:
+    encoder = Encoder(num_parts=10)
+    turns = TowerTurns(lambda: encoder.now_s)
+    encoding = turns.begin(encoder, ())
+    turns.finish()
+    assert encoding.result(timeout=0).keys() == {b"key"}
+
+
+@pytest.mark.parametrize("kind", [TowerThread, TowerTurns])
+def test_what_the_work_raises_is_its_result(kind: type[TowerThread] | type[TowerTurns]) -> None:
+    def fail() -> None:
+        raise ValueError("no picture")
+
+    tower = kind()
+    encoding = tower.begin(Encoder(fail), ())
+    tower.take_turn(60.0)
+    tower.finish()
+    with pytest.raises(ValueError, match="no picture"):
+        encoding.result(timeout=0)
+
+
+def _wait(event: threading.Event) -> None:
+    assert event.wait(10)
