@@ -40,6 +40,7 @@ WORKER_FLAGS = (
     "generation_config",
     "model_option",
     "shutdown_timeout",
+    "watchdog_timeout",
     "log_level",
     "log_format",
 )

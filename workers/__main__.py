@@ -21,12 +21,16 @@ from workers.handlers.base import FatalError, JobHandler, ModelLoadError
 from workers.health import die_with_parent, leave_with_parent
 from workers.settings import WorkerSettings, bound_spinning, parse_command_line
 from workers.transport.base import JobSource
+from workers.watchdog import Watchdog
 from workers.worker import Worker
 
 EXIT_FAILED, EXIT_BAD_SETTINGS, EXIT_CANNOT_LOAD = 1, 2, 3
 
 BUFFER_BYTES = 16 * 2**20
 """What is at least this large goes back to the system at once: jobs with media; smaller ones are a step's tensors."""
+
+CLOSE_S = 8.0
+"""How long the backend may take to stop; less than `serve` gives a worker to leave."""
 
 log = logging.getLogger("workers")
 
@@ -92,6 +96,9 @@ async def serve(settings: WorkerSettings, source: JobSource, open_handler: OpenH
     # A worker that was started by hand may outlive the shell that it came from.
     parent_watch = asyncio.create_task(leave_with_parent(settings.supervisor_pid)) if settings.supervisor_pid else None
     handler = await open_handler(settings)
+    watching = None
+    if settings.watchdog_timeout != 0:
+        watching = asyncio.create_task(Watchdog(handler, settings.watchdog_timeout).watch())
     try:
         pid = os.getpid()
         worker_id = f"worker-{pid}-{secrets.token_hex(4)}"
@@ -103,7 +110,19 @@ async def serve(settings: WorkerSettings, source: JobSource, open_handler: OpenH
     finally:
         if parent_watch is not None:
             parent_watch.cancel()
-        await handler.close()
+        await _close(handler)
+        if watching is not None:
+            watching.cancel()
+
+
+async def _close(handler: JobHandler) -> None:
+    """Close it, or leave without: a thread that hangs would keep the process for ever."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await handler.close()
+    except TimeoutError:
+        log.error("the backend does not stop within %.0f s; this process ends without it", CLOSE_S)
+        os._exit(EXIT_FAILED)
 
 
 async def _open_checkpoint(settings: WorkerSettings) -> JobHandler:

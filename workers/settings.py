@@ -60,6 +60,12 @@ class WorkerSettings(BaseSettings):
     limit_videos: int = Field(2, ge=0, description="clips in one request", title="n")
 
     shutdown_timeout: float = Field(30.0, ge=0, description="seconds running requests get after SIGTERM", title="s")
+    watchdog_timeout: float | None = Field(
+        None,
+        ge=0,
+        description="seconds for one step, or the worker ends; default: 300 on a GPU, 1800 on a CPU",
+        title="s",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="debug, info, warning or error")
     log_format: Literal["text", "json"] = Field("text", description="text or json")
 

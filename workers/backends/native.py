@@ -17,12 +17,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """How busy the engine is now, and what it has done. kv_usage: blocks that requests hold, 0..1."""
+    """How busy the engine is now, and what it has done. kv_usage: blocks that requests hold, 0..1. under_way: what it
+    is at, each with a number that changes when it gets on."""
 
     running: int
     waiting: int
     kv_usage: float
     counters: dict[str, int]
+    under_way: dict[str, int]
 
 
 class NativeBackend:
@@ -80,8 +82,13 @@ class NativeBackend:
 
     def stats(self) -> BackendStats:
         """Read from another thread than the engine's: each figure is whole, they may be of different steps."""
-        scheduler, usage = self._engine.scheduler, self._engine.block_manager.usage
-        return BackendStats(scheduler.num_running, scheduler.num_waiting, usage, asdict(self._engine.counters))
+        scheduler, usage, done = self._engine.scheduler, self._engine.block_manager.usage, self._engine.counters
+        under_way = {}
+        if scheduler.has_work:
+            under_way["the engine's step"] = done.steps + done.encoded_tokens
+        if self._engine.is_encoding:
+            under_way["the vision tower"] = done.encoded_tokens
+        return BackendStats(scheduler.num_running, scheduler.num_waiting, usage, asdict(done), under_way)
 
     def _stop(self) -> None:
         self._is_closing = True

@@ -14,6 +14,10 @@ Publish = Callable[[Event], None]
 what was published in one turn of the event loop together. Only to be called from the event loop's thread."""
 
 
+LONGEST_STEP_S = 300.0
+"""Leaves room for kernels that are compiled, and graphs that are captured, when they are first used."""
+
+
 class FatalError(Exception):
     """The backend cannot go on (device lost, out of memory at a step): the process must end, its jobs must move."""
 
@@ -24,12 +28,18 @@ class ModelLoadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """How busy the handler is, for a heartbeat. `kv_usage`: share of the blocks that requests hold, 0..1."""
+    """How busy the handler is, for a heartbeat. `kv_usage`: share of the blocks that requests hold, 0..1.
+
+    under_way: by name, what is being computed now, each with a number that changes when it gets on.
+    longest_step_s: how long it may legitimately take to.
+    """
 
     running: int
     waiting: int
     kv_usage: float
     metrics: dict[str, float] = field(default_factory=dict)
+    under_way: dict[str, int] = field(default_factory=dict)
+    longest_step_s: float = LONGEST_STEP_S
 
 
 class JobHandler(Protocol):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from schemas.control import ModelCard
 from schemas.jobs import Job
-from workers.backends.cpu import keep_freed_memory, set_threads, share_interpreter
+from workers.backends.cpu import keep_freed_memory, set_threads, settle_objects, share_interpreter
 from workers.backends.native import NativeBackend
 from workers.backends.open import free_bytes, open_backend, pick_device
 from workers.backends.sizing import Asked, size_engine
 from workers.families.base import Family
 from workers.families.registry import open_family
 from workers.grammar.library import GrammarLibrary
-from workers.handlers.base import JobHandler, ModelLoadError, Publish, Stats
+from workers.handlers.base import LONGEST_STEP_S, JobHandler, ModelLoadError, Publish, Stats
 from workers.handlers.defaults import SamplingDefaults, read_sampling_defaults
 from workers.handlers.generate import Generator
 from workers.handlers.prepare import Preparer
@@ -27,9 +27,12 @@ from workers.tokenizers.load import load_tokenizer
 from workers.weights.load import load_model, measure_model
 from workers.weights.resolve import resolve_checkpoint
 
+LONGEST_STEP_OF_CPU_S = 1800.0
+"""On a slow one a large model takes minutes for one step's prompts, and more for its pictures."""
+
 
 class ChatHandler:
-    """Answers jobs with one model; see `JobHandler`."""
+    """Answers jobs with one model; see `JobHandler`. device_type: where it computes."""
 
     def __init__(
         self,
@@ -38,6 +41,7 @@ class ChatHandler:
         grammars: GrammarLibrary,
         backend: NativeBackend,
         media: MediaPipeline,
+        device_type: str,
     ) -> None:
         self.card = card
         self.fatal = backend.fatal
@@ -45,6 +49,7 @@ class ChatHandler:
         self._grammars = grammars
         self._backend = backend
         self._media = media
+        self._longest_step_s = LONGEST_STEP_OF_CPU_S if device_type == "cpu" else LONGEST_STEP_S
 
     async def run(self, job: Job, publish: Publish) -> None:
         """Answer a job; see `Generator.run`."""
@@ -54,7 +59,8 @@ class ChatHandler:
         """How busy the engine and the media pipeline are now."""
         now = self._backend.stats()
         metrics = {f"engine_{name}_total": float(count) for name, count in now.counters.items()}
-        return Stats(now.running, now.waiting, now.kv_usage, metrics | self._media.metrics())
+        metrics |= self._media.metrics()
+        return Stats(now.running, now.waiting, now.kv_usage, metrics, now.under_way, self._longest_step_s)
 
     async def close(self) -> None:
         """Stop the engine's thread, the decode processes and the one that checks grammars."""
@@ -123,7 +129,7 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
         created=int(time.time()),
         architecture=architecture,
     )
-    return ChatHandler(card, generator, grammars, backend, media)
+    return ChatHandler(card, generator, grammars, backend, media, device.type)
 
 
 def _defaults(folder: Path, settings: WorkerSettings, family: Family) -> SamplingDefaults:

@@ -34,6 +34,7 @@ class CountingEngine:
         return len(self._sequences)
 
     num_waiting = 0
+    is_encoding = False
 
     @property
     def usage(self) -> float:
