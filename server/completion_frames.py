@@ -34,6 +34,7 @@ class CompletionWriter:
         self._num_generated = 0
         self._num_cached = 0
         self._offsets: dict[int, int] = {}
+        self._text_chunks: dict[int, tuple[bytes, bytes]] = {}
 
     def choices(self, tagged: Iterable[Tagged]) -> Iterator[CompletionChoice]:
         """What the events add to the texts."""
@@ -51,9 +52,14 @@ class CompletionWriter:
 
     def frames(self, tagged: Iterable[Tagged]) -> Iterator[bytes]:
         """What a stream carries of the events."""
-        for choice in self.choices(tagged):
-            if choice.text or choice.finish_reason or choice.logprobs or choice.token_ids or choice.prompt_token_ids:
-                yield self._frame([choice], self._usage() if self._continuous_usage else None)
+        for at, event in tagged:
+            if isinstance(event, Delta) and self._is_only_text(self._jobs[at], event):
+                self._num_generated += len(event.token_ids)
+                before, behind = self._text_chunk(at * self._jobs[at].n + event.index)
+                yield before + _encode(event.text) + behind
+            else:
+                for choice in filter(_says_something, self.choices([(at, event)])):
+                    yield self._frame([choice], self._usage() if self._continuous_usage else None)
 
     def last_frames(self) -> Iterator[bytes]:
         """The end of a stream."""
@@ -93,6 +99,18 @@ class CompletionWriter:
                 prompt_logprobs=UNSET if scored is None else scored,
             )
 
+    def _is_only_text(self, job: CompletionJob, delta: Delta) -> bool:
+        """Whether the chunk of a delta says nothing else."""
+        is_plain = delta.finish_reason is None and delta.logprobs is None and bool(delta.text)
+        return is_plain and not (self._continuous_usage or job.return_token_ids)
+
+    def _text_chunk(self, index: int) -> tuple[bytes, bytes]:
+        """What stands before and behind the text in a choice's chunks that say nothing else."""
+        if index not in self._text_chunks:
+            before, _, behind = self._frame([CompletionChoice(index=index, text="")], None).rpartition(b'""')
+            self._text_chunks[index] = before, behind
+        return self._text_chunks[index]
+
     def _step(self, index: int, job: CompletionJob, delta: Delta) -> CompletionChoice:
         return CompletionChoice(
             index=index,
@@ -131,6 +149,10 @@ class CompletionWriter:
             usage=counts if shows_usage else UNSET,
         )
         return b"data: " + _encode(chunk) + b"\n\n"
+
+
+def _says_something(choice: CompletionChoice) -> bool:
+    return bool(choice.text or choice.finish_reason or choice.logprobs or choice.token_ids or choice.prompt_token_ids)
 
 
 def _alternatives(token: TokenLogprob) -> dict[str, float]:
