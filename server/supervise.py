@@ -1,4 +1,5 @@
-"""Keeps the workers of `glimpsed serve` running: starts them, notices a death at once, restarts with back-off, drains.
+"""Keeps the workers of `glimpsed serve` running: starts them, notices a death at once, kills those that fall silent,
+restarts with back-off, drains.
 
 Knows command lines and process ids, no queue and no HTTP: who is ready and whom to tell of a death come in as calls.
 """
@@ -20,6 +21,11 @@ STABLE_S = 5.0
 """A worker that was ready for this long starts again without a grudge."""
 MAX_FAILED_STARTS = 5
 READY_POLL_S = 0.1
+SILENCE_S = 30.0
+"""A worker that is there and not heard of for so long (stopped, or its event loop hangs) is killed. It lost its jobs
+long before; this only gives its place to another, so there is no haste where the machine is merely busy."""
+SILENCE_LOOKS = 30
+"""It must have been found silent so often: this process may itself have stood still."""
 HOPELESS_EXIT_CODES = {2: 2, 3: 1}
 """A worker's exit code for bad settings and for a model that cannot be loaded -> serve's own."""
 
@@ -44,8 +50,8 @@ class WorkersFailed(Exception):
 class Supervisor:
     """A process for each command.
 
-    ready_pids: the processes that have announced themselves. on_death: told the id of each process that ended, at
-    once. sleep, clock: time, in seconds.
+    ready_pids: the processes that have announced themselves and are heard of. on_death: told the id of each process
+    that ended, at once. silence_s: how long one that was ready may not be heard of. sleep, clock: time, in seconds.
     """
 
     def __init__(
@@ -53,12 +59,14 @@ class Supervisor:
         commands: Sequence[WorkerCommand],
         ready_pids: Callable[[], Collection[int]],
         on_death: Callable[[int], None],
+        silence_s: float = SILENCE_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._commands = commands
         self._ready_pids = ready_pids
         self._on_death = on_death
+        self._look_s = silence_s / SILENCE_LOOKS
         self._sleep = sleep
         self._clock = clock
         self._processes: set[Process] = set()
@@ -156,6 +164,9 @@ class Supervisor:
             self._num_ready += 1
             if self._num_ready == len(self._commands):
                 self._all_ready.set()
+        if ready_at is not None and await self._falls_silent(process.pid, end):
+            log.error("a worker of '%s' (process %d) is not heard of any more; it is killed", command.name, process.pid)
+            _signal(process, signal.SIGKILL)
         code = await end
         self._processes.discard(process)
         self._on_death(process.pid)
@@ -167,6 +178,16 @@ class Supervisor:
                 return self._clock()
             await asyncio.wait({end}, timeout=READY_POLL_S)
         return self._clock() if pid in self._ready_pids() else None
+
+    async def _falls_silent(self, pid: int, end: "asyncio.Task[int]") -> bool:
+        """Wait until a ready process has ended, or has not been heard of for too long: then True."""
+        num_looks = 0
+        while num_looks < SILENCE_LOOKS:
+            await asyncio.wait({end}, timeout=self._look_s)
+            if end.done():
+                return False
+            num_looks = 0 if pid in self._ready_pids() else num_looks + 1
+        return True
 
 
 def _signal(process: Process, number: signal.Signals) -> None:

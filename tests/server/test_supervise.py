@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from server.supervise import MAX_FAILED_STARTS, Supervisor, WorkerCommand, WorkersFailed
+from server.supervise import MAX_FAILED_STARTS, SILENCE_LOOKS, Supervisor, WorkerCommand, WorkersFailed
 from tests.fakes.clock import Clock
 
 PATIENCE_S = 10.0
@@ -22,7 +22,7 @@ DRAINS = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); t
 class Rig:
     """A supervisor whose pauses take no time, and what it did."""
 
-    def __init__(self, *programs: str) -> None:
+    def __init__(self, *programs: str, silence_s: float = 3600.0) -> None:
         self.clock = Clock()
         self.pauses: list[float] = []
         self.deaths: list[int] = []
@@ -34,6 +34,7 @@ class Rig:
             [WorkerCommand("m", (sys.executable, "-S", "-c", program)) for program in programs],
             ready_pids=self._ready_pids,
             on_death=self.deaths.append,
+            silence_s=silence_s,
             sleep=self._sleep,
             clock=self.clock,
         )
@@ -75,8 +76,8 @@ async def rigs() -> AsyncIterator[list[Rig]]:
         await asyncio.gather(rig.life, return_exceptions=True)
 
 
-def start(rigs: list[Rig], *programs: str) -> Rig:
-    rigs.append(Rig(*programs))
+def start(rigs: list[Rig], *programs: str, silence_s: float = 3600.0) -> Rig:
+    rigs.append(Rig(*programs, silence_s=silence_s))
     return rigs[-1]
 
 
@@ -132,6 +133,42 @@ async def test_workers_that_die_early_wait_longer_each_time_and_are_forgiven_aft
         await rig.until(lambda pid=pid: pid in rig.deaths)
     await rig.until(lambda: len(rig.pauses) == 5)
     assert rig.pauses == [0.5, 1.0, 2.0, 0.5, 0.5]
+
+
+async def test_a_worker_that_is_stopped_and_not_heard_of_is_killed_and_another_started(rigs: list[Rig]) -> None:
+    rig = start(rigs, SLEEPS, SLEEPS, silence_s=0.3)
+    silent, heard = await rig.become_ready(2)
+    os.kill(silent, signal.SIGSTOP)
+    rig.ready.discard(silent)
+    await rig.until(lambda: silent in rig.deaths and len(rig.pids()) == 2)
+    assert rig.deaths == [silent] and heard in rig.pids()
+    assert rig.pauses == [0.5]
+
+
+async def test_a_worker_that_is_heard_of_again_in_time_is_left_alone(rigs: list[Rig]) -> None:
+    rig = start(rigs, SLEEPS, silence_s=0.3)
+    looks: list[int] = []
+    (pid,) = await rig.become_ready()
+
+    def ready_pids() -> set[int]:
+        """Not heard of for one look less than is too many, heard of once, and so on."""
+        looks.append(pid)
+        return {pid} if len(looks) % SILENCE_LOOKS == 0 else set()
+
+    rig.supervisor._ready_pids = ready_pids
+    await rig.until(lambda: len(looks) > 4 * SILENCE_LOOKS)
+    assert rig.deaths == [] and rig.pids() == [pid]
+
+
+async def test_a_worker_that_is_still_to_become_ready_may_take_as_long_as_it_likes(rigs: list[Rig]) -> None:
+    rig = start(rigs, SLEEPS, SLEEPS, silence_s=0.03)
+    await rig.until(lambda: len(rig.pids()) == 2)
+    ready, loading = rig.pids()
+    rig.ready = {ready}
+    await rig.until(lambda: ready in rig.seen_ready)
+    rig.ready = set()
+    await rig.until(lambda: rig.deaths != [])
+    assert rig.deaths == [ready] and is_alive(loading)
 
 
 async def test_a_worker_that_never_gets_ready_is_given_up(rigs: list[Rig]) -> None:
