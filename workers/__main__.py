@@ -96,7 +96,7 @@ async def serve(settings: WorkerSettings, source: JobSource, open_handler: OpenH
     # A worker that was started by hand may outlive the shell that it came from.
     parent_watch = asyncio.create_task(leave_with_parent(settings.supervisor_pid)) if settings.supervisor_pid else None
     handler = await open_handler(settings)
-    watching = None
+    watching, code_without_backend = None, EXIT_FAILED
     if settings.watchdog_timeout != 0:
         watching = asyncio.create_task(Watchdog(handler, settings.watchdog_timeout).watch())
     try:
@@ -107,22 +107,23 @@ async def serve(settings: WorkerSettings, source: JobSource, open_handler: OpenH
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, _drain_or_leave, worker)
         await worker.run()
+        code_without_backend = 0
     finally:
         if parent_watch is not None:
             parent_watch.cancel()
-        await _close(handler)
+        await _close(handler, code_without_backend)
         if watching is not None:
             watching.cancel()
 
 
-async def _close(handler: JobHandler) -> None:
+async def _close(handler: JobHandler, exit_code: int) -> None:
     """Close it, or leave without: a thread that hangs would keep the process for ever."""
     try:
         async with asyncio.timeout(CLOSE_S):
             await handler.close()
     except TimeoutError:
         log.error("the backend does not stop within %.0f s; this process ends without it", CLOSE_S)
-        os._exit(EXIT_FAILED)
+        os._exit(exit_code)
 
 
 async def _open_checkpoint(settings: WorkerSettings) -> JobHandler:

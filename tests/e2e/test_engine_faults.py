@@ -16,6 +16,8 @@ from tests.fakes.faulty_worker import FAULTS, KINDS, SEED_OF_A_BUG, SEED_OF_POIS
 
 MODEL = "internvl2_5-qwen2"
 NUM_STREAMS = 6
+WATCHDOG_S = 8
+"""Long for a step of a tiny model, also where other programs have the cores."""
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def daemon(folder: Path) -> Iterator[Daemon]:
     checkpoint = LEAN / MODEL / "checkpoint"
     arguments = [f"{MODEL}={checkpoint}", "--workers-per-model", "2", "--num-kv-blocks", "600"]
+    arguments += ["--watchdog-timeout", str(WATCHDOG_S)]
     with serve(arguments, {FAULTS: str(folder)}, module="tests.fakes.faulty_daemon") as running:
         yield running
 
@@ -66,6 +69,9 @@ async def test_faults_end_whom_they_must_and_change_nobody_elses_answer(daemon: 
             now = await both_workers(daemon)
             assert len(pids & now) == 1
             pids = now
+
+        metrics = (await client.get("/metrics")).text
+        assert f'glimpsed_workers_lost_total{{cause="hung",model="{MODEL}"}} 1.0' in metrics.splitlines()
 
         # A request that breaks every device is not tried for ever.
         assert (await fails(client, SEED_OF_POISON))["code"] == "engine_error"

@@ -7,6 +7,7 @@ request with one of the seeds below breaks every step that it is part of.
 import dataclasses
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from workers.settings import WorkerSettings
 FAULTS = "GLIMPSED_TEST_FAULTS"
 SEED_OF_A_BUG = 666
 SEED_OF_POISON = 667
-KINDS = ("device", "memory", "nan")
+KINDS = ("device", "memory", "nan", "hang")
 
 
 class FaultyRunner:
@@ -59,6 +60,8 @@ class FaultyRunner:
     def _fail(self, kind: str, plan: StepPlan) -> Any:
         if kind == "device":
             raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+        if kind == "hang":
+            threading.Event().wait()
         if kind == "memory":
             raise torch.OutOfMemoryError("CUDA out of memory")
         result: Any = self._runner.execute(plan)
