@@ -1,27 +1,27 @@
-"""What an answer's text falls into: content, and calls of tools with their arguments piece by piece."""
+"""What an answer's text falls into: content, and calls of tools with their arguments piece by piece.
 
-from dataclasses import dataclass
+Structs, as one is made for every few tokens: a frozen dataclass takes ten times as long.
+"""
+
+import msgspec
 
 SPACE = " \t\r\n"
 
 
-@dataclass(frozen=True, slots=True)
-class ContentDelta:
+class ContentDelta(msgspec.Struct, frozen=True):
     """More of what is said to the client's user."""
 
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class CallStart:
+class CallStart(msgspec.Struct, frozen=True):
     """A call begins: number `index` of the answer, counted from 0. Its arguments follow."""
 
     index: int
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class ArgumentsDelta:
+class ArgumentsDelta(msgspec.Struct, frozen=True):
     """More of the arguments of call `index`, as the model writes them: JSON, once all pieces are joined."""
 
     index: int
