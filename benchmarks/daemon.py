@@ -14,6 +14,8 @@ from typing import IO
 import httpx
 import psutil
 
+from benchmarks.guard import dying_with_us
+
 READY_S = 300.0
 
 
@@ -65,14 +67,15 @@ def serve(
     port = free_port()
     began = time.monotonic()
     command = [sys.executable, "-m", module, "serve", *arguments, "--port", str(port), "--log-level", "warning"]
-    process = subprocess.Popen(command, env=environment, stderr=log)
     url = f"http://127.0.0.1:{port}"
-    try:
-        wait_until(lambda: _is_ready(url), process)
-        yield Daemon(process, url, time.monotonic() - began)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait()
+    with dying_with_us() as group:
+        process = subprocess.Popen(command, env=environment, stderr=log, process_group=group)
+        try:
+            wait_until(lambda: _is_ready(url), process)
+            yield Daemon(process, url, time.monotonic() - began)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
 
 
 def wait_until(is_ready: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

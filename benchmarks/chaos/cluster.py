@@ -18,6 +18,7 @@ import httpx
 from benchmarks.chaos import rest
 from benchmarks.chaos.faults import PATIENCE_S, Fleet, watched
 from benchmarks.daemon import READY_S, Daemon, free_port
+from benchmarks.guard import dying_with_us
 from tests.fakes.proxy import Proxy
 from tests.fakes.redis_server import EVERY_SECOND, RedisServer, redis_server
 
@@ -27,22 +28,31 @@ POLL_S = 0.05
 
 
 class Host:
-    """A process and its link to Redis."""
+    """A process and its link to Redis. process_group: where it belongs."""
 
     def __init__(
-        self, arguments: Sequence[str], link: Proxy, environment: Mapping[str, str], log: IO[bytes], url: str = ""
+        self,
+        arguments: Sequence[str],
+        link: Proxy,
+        environment: Mapping[str, str],
+        log: IO[bytes],
+        process_group: int,
+        url: str = "",
     ) -> None:
         self.link = link
         self.url = url
         self._environment = environment
         self._log = log
+        self._process_group = process_group
         self._command = [sys.executable, "-m", "benchmarks.chaos.fake_daemon", *arguments]
         self._command += ["--queue", link.url, "--log-level", "warning"]
         self.start()
 
     def start(self) -> None:
         """Returns at once."""
-        self.process = subprocess.Popen(self._command, env=self._environment, stderr=self._log)
+        self.process = subprocess.Popen(
+            self._command, env=self._environment, stderr=self._log, process_group=self._process_group
+        )
 
     def kill(self) -> None:
         """kill -9."""
@@ -100,7 +110,11 @@ class Cluster:
 @asynccontextmanager
 async def cluster(log: IO[bytes], token_s: float) -> AsyncIterator[Cluster]:
     """A running cluster, whole. log: for the processes' stderr. token_s: the fake engine's pace."""
-    with redis_server(options=EVERY_SECOND) as redis, tempfile.TemporaryDirectory(prefix="gl") as parent:
+    with (
+        dying_with_us() as group,
+        redis_server(options=EVERY_SECOND, process_group=group) as redis,
+        tempfile.TemporaryDirectory(prefix="gl") as parent,
+    ):
         folder = Path(parent) / "tmp"
         folder.mkdir()
         async with AsyncExitStack() as stack:
@@ -108,7 +122,7 @@ async def cluster(log: IO[bytes], token_s: float) -> AsyncIterator[Cluster]:
             async def host(place: int, arguments: Sequence[str], url: str = "") -> Host:
                 link = await stack.enter_async_context(Proxy(redis.port))
                 state = {"TMPDIR": str(folder), "XDG_STATE_HOME": f"{parent}/state-{place}"}
-                host = Host(arguments, link, {**os.environ, **state}, log, url)
+                host = Host(arguments, link, {**os.environ, **state}, log, group, url)
                 stack.callback(host.kill)
                 return host
 

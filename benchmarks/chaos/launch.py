@@ -12,6 +12,7 @@ from redis import Redis
 
 from benchmarks.chaos import rest
 from benchmarks.daemon import Daemon, serve
+from benchmarks.guard import dying_with_us
 from tests.fakes.redis_server import redis_server
 
 MODULES = {"fake": "benchmarks.chaos.fake_daemon", "demo": "server.cli"}
@@ -43,7 +44,11 @@ def queue(transport: str) -> Iterator[tuple[str, Redis | None]]:
     if transport == "local":
         yield "local", None
         return
-    with redis_server() as server, contextlib.closing(server.client()) as client:
+    with (
+        dying_with_us() as group,
+        redis_server(process_group=group) as server,
+        contextlib.closing(server.client()) as client,
+    ):
         yield server.url, client
 
 

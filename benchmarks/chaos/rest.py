@@ -14,9 +14,12 @@ from schemas import redis_names as names
 
 Figures = Mapping[str, float]
 
-PATIENCE_S = 15.0
-"""How long the system may take to come to rest: leases, heartbeats and closed connections have their time."""
+PATIENCE_S = 15.0 + names.LINE_TTL_S
+"""How long the system may take to come to rest: leases, heartbeats and closed connections have their time, and so has
+the own line of a worker that was killed."""
 POLL_S = 0.25
+NO_END = -1
+"""What Redis says of a key that does not expire."""
 
 
 def of_daemon(daemon: Daemon, folder: Path) -> dict[str, float]:
@@ -50,11 +53,15 @@ def _process(process: psutil.Process) -> tuple[int, int] | None:
 
 
 def of_redis(client: Redis, models: list[str]) -> dict[str, float]:
-    """Of the queue in Redis: pointers that were read and not followed, jobs, mailboxes."""
-    lines = [line for model in models for line in names.lines_of(model)]
+    """Of the queue in Redis: pointers that were read and not followed, jobs, mailboxes. Lines are all of a model's,
+    also those of workers that are gone."""
+    common = [line for model in models for line in names.lines_of(model)]
+    own = [line.decode() for model in models for line in client.scan_iter(names.own_line(model, "*"), count=1000)]
+    lines = common + own
     return {
         "pointers read and not followed": sum(_num_pending(client, line) for line in lines),
         "pointers in lines": sum(client.xlen(line) for line in lines),
+        "lines that never end": sum(client.pttl(line) == NO_END for line in lines),
         "jobs in Redis": sum(1 for _ in client.scan_iter("glimpsed:*:job:*", count=1000)),
         "mailboxes": sum(1 for kind in ("gateway", "worker") for _ in client.scan_iter(f"glimpsed:{kind}:*")),
     }

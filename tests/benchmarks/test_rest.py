@@ -1,7 +1,13 @@
 """What is still held at rest is found as a leak, and what was given back in time is none."""
 
+import contextlib
+
+import pytest
+
 from benchmarks.chaos.history import Kind
-from benchmarks.chaos.rest import leaks, leaks_at_rest, least
+from benchmarks.chaos.rest import leaks, leaks_at_rest, least, of_redis
+from schemas import redis_names as names
+from tests.fakes.redis_server import BINARY, redis_server
 
 BEFORE = {"share of pages": 0.0, "files open in the gateway": 20}
 
@@ -31,3 +37,20 @@ def test_what_does_not_come_to_rest_in_time_is_a_leak() -> None:
 def test_the_start_is_taken_at_its_least_busy() -> None:
     looks = iter([{"threads": 3, "files": 21}, {"threads": 4, "files": 20}])
     assert least(lambda: next(looks), num_looks=2, poll_s=0.0) == {"threads": 3, "files": 20}
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(not BINARY, reason="there is no redis-server and no valkey-server here")
+def test_what_lies_in_the_own_line_of_a_worker_that_is_gone_is_seen() -> None:
+    with redis_server() as server, contextlib.closing(server.client()) as client:
+        line = names.own_line("cell", "dead")
+        client.xgroup_create(line, names.GROUP, "0", mkstream=True)
+        client.pexpire(line, 60_000)
+        empty = of_redis(client, ["cell"])
+        assert set(empty.values()) == {0}
+        client.xadd(line, {b"job": b"read"})
+        client.xreadgroup(names.GROUP, names.CONSUMER, {line: ">"})
+        client.xadd(line, {b"job": b"unread"})
+        client.persist(line)
+        found = {leak.what.split(":")[0] for leak in leaks(empty, of_redis(client, ["cell"]))}
+    assert found == {"pointers read and not followed", "pointers in lines", "lines that never end"}

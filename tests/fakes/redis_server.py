@@ -27,12 +27,21 @@ EVERY_SECOND = {"appendonly": "yes", "appendfsync": "everysec"}
 
 
 class RedisServer:
-    """Keeps nothing over a restart, unless the options say so. query: what its URL ends with."""
+    """Keeps nothing over a restart, unless the options say so. query: what its URL ends with. process_group: None for
+    this process's own."""
 
-    def __init__(self, folder: Path, binary: str, options: Mapping[str, object] | None = None, query: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        binary: str,
+        options: Mapping[str, object] | None = None,
+        query: str = "",
+        process_group: int | None = None,
+    ) -> None:
         self._folder = folder
         self._binary = binary
         self._query = query
+        self._process_group = process_group
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         is_tls = "tls-cert-file" in (options or {})
@@ -54,7 +63,11 @@ class RedisServer:
         argv = [self._binary, *(word for name, value in self._options.items() for word in (f"--{name}", str(value)))]
         # As here, a file that may not grow is an error for it (see `fill_disk`) and no signal that ends it.
         self._process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, restore_signals=False
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            restore_signals=False,
+            process_group=self._process_group,
         )
         deadline = time.monotonic() + PATIENCE_S
         with contextlib.closing(self.client()) as client:
@@ -92,12 +105,15 @@ def _answers(client: Redis) -> bool:
 
 @contextlib.contextmanager
 def redis_server(
-    binary: str | None = BINARY, options: Mapping[str, object] | None = None, query: str = ""
+    binary: str | None = BINARY,
+    options: Mapping[str, object] | None = None,
+    query: str = "",
+    process_group: int | None = None,
 ) -> Iterator[RedisServer]:
     """A running server, gone at the end."""
     assert binary is not None
     with tempfile.TemporaryDirectory(prefix="gl") as folder:
-        server = RedisServer(Path(folder), binary, options, query)
+        server = RedisServer(Path(folder), binary, options, query, process_group)
         server.start()
         try:
             yield server
