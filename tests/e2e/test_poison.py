@@ -58,7 +58,9 @@ async def test_a_request_that_kills_workers_fails_alone(killer: str, num_workers
     async with running("tiny=slow", "--workers-per-model", str(num_workers)) as daemon:
         daemon.client.timeout = httpx.Timeout(PATIENCE_S)
         await ask_all([daemon] * NUM_INNOCENTS, daemon, killer)
-        assert await num_died(daemon) == 2
+        # A process that aborts at once may take its last word, that it has the job, with it.
+        most = 2 if killer == DIES_IN_ITS_ANSWER else 4
+        assert 2 <= await num_died(daemon) <= most
 
 
 @pytest.mark.redis
