@@ -35,9 +35,10 @@ class PrefillPace:
     def limit(self, num_decodes: int, share: float) -> int:
         """Most tokens of prompts in a step in which so many sequences decode, to take such a part of its time."""
         most = max(UNKNOWN_TOKENS, self._per_decode * num_decodes)
-        decode_s = self._decode_s.get(num_decodes.bit_length())
-        if decode_s is None or not self._token_s:
+        if not self._decode_s or not self._token_s:
             return most
+        size = num_decodes.bit_length()
+        decode_s = self._decode_s[min(self._decode_s, key=lambda known: abs(known - size))]
         return max(MIN_TOKENS, min(most, int(share * decode_s / self._token_s)))
 
     def note(self, num_decodes: int, num_tokens: int, step_s: float) -> None:

@@ -129,6 +129,7 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
         created=int(time.time()),
         architecture=architecture,
     )
+    settle_objects()
     return ChatHandler(card, generator, grammars, backend, media, device.type)
 
 

@@ -26,7 +26,7 @@ def test_a_step_may_take_longer_by_the_share() -> None:
     assert pace.limit(4, 0.25) == 25
     assert pace.limit(4, 0.5) == 50
     assert pace.limit(7, 0.5) == 50  # as many as four, nearly
-    assert pace.limit(8, 0.5) == 128  # nothing known of so many
+    assert pace.limit(8, 0.5) == pace.limit(1, 0.5) == 50  # the nearest of which something is known
 
 
 def test_never_so_few_that_a_prompt_gets_nowhere_nor_more_than_are_permitted() -> None:
