@@ -11,7 +11,8 @@ if for nothing else, so a larger pool would only look like a leak."""
 
 _PREFILL_PER_DECODE = 16
 """On a CPU a step takes as long as its tokens are many. With so many for each that decodes, its next token comes after
-two or three times its usual time, and prompts of up to 16 times their answers' length still keep all seats decoding."""
+two or three times its usual time, and prompts of up to 16 times their answers' length still keep all seats decoding.
+Most, before the pace of prefills knows what they cost."""
 
 
 @dataclass(frozen=True, slots=True)
