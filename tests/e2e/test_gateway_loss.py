@@ -84,21 +84,21 @@ def text_of(reader: Reader) -> str:
 
 async def test_streams_of_a_killed_gateway_go_on_at_another_where_their_clients_stopped() -> None:
     async with cluster() as both:
-        readers = [Reader(path, f"key of {path}", body) for path, body in BODIES.items()]
+        readers = [Reader(path, f"key-of-{path}", body) for path, body in BODIES.items()]
         reading = [asyncio.create_task(reader.read(both.gateways[0])) for reader in readers]
         for reader in readers:
             await reader.until_begun()
         both.gateways[0].process.kill()
         await asyncio.wait_for(asyncio.gather(*reading), PATIENCE_S)
         assert not any(reader.has_ended for reader in readers)
-        beginners = [Reader(path, f"key of {path}", body) for path, body in BODIES.items()]
+        beginners = [Reader(path, f"key-of-{path}", body) for path, body in BODIES.items()]
         again = [reader.read(both.gateways[1]) for reader in (*readers, *beginners)]
         await asyncio.wait_for(asyncio.gather(*again), PATIENCE_S)
         for reader, beginner in zip(readers, beginners, strict=True):
             assert reader.has_ended
             assert reader.events == beginner.events, "from the beginning it is the same stream"
         assert text_of(readers[0]) == answer(PROMPT, 7, TOKENS)
-        other = Reader(CHAT, f"key of {CHAT}", chat("something else"))
+        other = Reader(CHAT, f"key-of-{CHAT}", chat("something else"))
         with pytest.raises(AssertionError, match="idempotency_key_reused"):
             await other.read(both.gateways[1])
 
