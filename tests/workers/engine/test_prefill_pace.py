@@ -1,6 +1,6 @@
 """How many tokens of prompts a step takes, by what steps have taken."""
 
-from workers.engine.prefill_pace import LEAST_SHARE, MIN_TOKENS, MOST_SHARE, UNKNOWN_TOKENS, PrefillPace
+from workers.engine.prefill_pace import MIN_TOKENS, MOST_SHARE, UNKNOWN_TOKENS, PrefillPace
 
 
 def paced(decode_s: float, token_s: float, num_decodes: int = 4) -> PrefillPace:
@@ -49,8 +49,9 @@ def test_one_slow_step_changes_little() -> None:
     assert pace.limit(4, 0.25) == 26
 
 
-def test_time_is_shared_as_between_equals_within_bounds() -> None:
+def test_time_is_shared_as_between_equals_unless_many_decode() -> None:
     pace = PrefillPace(per_decode=16)
-    assert [pace.share(n, 1) for n in (1, 2, 4, 16)] == [1.0, 0.5, 0.25, LEAST_SHARE]
-    assert pace.share(5, 10) == pace.share(5, 100) == MOST_SHARE
-    assert pace.share(5, 0) == LEAST_SHARE
+    assert [pace.share(n, 1) for n in (1, 2, 4)] == [1.0, 0.5, 0.25]
+    assert pace.share(4, 3) == 0.75
+    assert [pace.share(n, 1) for n in (8, 16)] == [0.5, 1.0]
+    assert pace.share(5, 10) == pace.share(5, 100) == pace.share(64, 1) == MOST_SHARE
