@@ -1,6 +1,6 @@
 """What running text streams feel of a request with 16 pictures or a clip of 64 frames.
 
-    python -m benchmarks.media_interference [--streams 4] [--requests 3]
+    python -m benchmarks.media_interference [--streams 4] [--requests 3] [--models glimpsed-demo dummy-88m]
 
 Text streams run all the time; requests with media come one after another, from a process of their own: a client that
 sends megabytes itself does not see its tokens in time. Time between tokens is compared: of the streams alone, and of
@@ -33,6 +33,7 @@ from benchmarks.report import write_report
 from benchmarks.sample_media import moving_clip, photograph
 from server.loadgen import chat_body, percentile
 
+MODELS = ("glimpsed-demo", "dummy-88m")
 ALONE_S = 8.0
 PAUSE_S = 0.5
 STREAM_TOKENS = 1500
@@ -55,6 +56,7 @@ def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--streams", type=int, default=4)
     args.add_argument("--requests", type=int, default=3)
+    args.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     asked = args.parse_args()
     kinds = {
         "16 pictures, 1920x1080": [
@@ -70,7 +72,8 @@ def main() -> None:
         checkpoint = Path(folder) / "checkpoint"
         write_checkpoint(checkpoint, 768, 10, 384, 8, 224, tiles=1)
         dummy = [f"dummy-88m={checkpoint}", "--load-format", "dummy"]
-        for model, arguments, num_requests in (("glimpsed-demo", [], asked.requests), ("dummy-88m", dummy, 1)):
+        for model in asked.models:
+            arguments, num_requests = (dummy, 1) if model == "dummy-88m" else ([], asked.requests)
             for name, requests in kinds.items():
                 with serve([*arguments, "--max-body-size", "128MiB"]) as daemon:
                     files = [Path(folder) / str(number) for number in range(num_requests)]
