@@ -115,13 +115,15 @@ def _ask(rng: random.Random, clip: Clip, held: bool) -> Turn:
         if sort == "happens":
             return Turn("clip", phrase(rng, "happens", held), _story(clip))
         if sort == "moves":
-            answer = f"Yes, the {said} moves {way}." if way else "No, nothing moves."
-            return Turn("direction", phrase(rng, "does it move", held, thing=thing), answer)
+            question = phrase(rng, "does it move", held, thing=thing)
+            answer = f"Yes, the {_called(said, actor, question)} moves {way}." if way else "No, nothing moves."
+            return Turn("direction", question, answer)
         if sort == "to" and way:
             asked = way if rng.random() < 0.5 else rng.choice(tuple(MOVES))
             typed = rng.choice((asked, asked.removeprefix("to the ")))
-            answer = f"{'Yes' if asked == way else 'No'}, the {said} moves {way}."
-            return Turn("direction", phrase(rng, "moves to", held, thing=thing, way=typed), answer)
+            question = phrase(rng, "moves to", held, thing=thing, way=typed)
+            verdict = "Yes" if asked == way else "No"
+            return Turn("direction", question, f"{verdict}, the {_called(said, actor, question)} moves {way}.")
         if sort == "what" and not changes:
             answer = f"{capital(article(actor.name))} moves." if way else "Nothing moves."
             return Turn("clip", phrase(rng, "what moves", held), answer)
@@ -133,6 +135,11 @@ def _ask(rng: random.Random, clip: Clip, held: bool) -> Turn:
             return Turn("clip", phrase(rng, key, held, thing=actor.kind), f"It is {colour}.")
         if sort == "still" and not clip.others:
             return _still(rng, clip, held)
+
+
+def _called(name: str, actor: Shape, question: str) -> str:
+    """The name that the question used; a question that used none is answered with the kind alone."""
+    return name if name in question.lower() else actor.kind
 
 
 def _still(rng: random.Random, clip: Clip, held: bool) -> Turn:

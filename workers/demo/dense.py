@@ -60,11 +60,12 @@ def letter_targets(words: list[Lettering], grid: int) -> dict[str, np.ndarray]:
 
     ``spelling``, ``turn``: the same for each token, odd and even numbers apart. Two characters
     that share a token are neighbours as a rule, so that each gets a place of its own.
+    ``ink``: the colour of the word over each token.
     """
     cells = grid // 2
     letter, order = np.zeros((grid, grid), np.int64), np.zeros((grid, grid), np.int64)
     spelling, turn = (np.zeros((cells, cells, PARITIES), np.int64) for _ in range(2))
-    nearest = np.full((cells, cells, PARITIES), np.inf)
+    ink, nearest = np.zeros((cells, cells), np.int64), np.full((cells, cells, PARITIES), np.inf)
     for word in words:
         half = word.height / EM_HEIGHT * 0.3
         rows = _span(word.y - half, word.y + half, grid)
@@ -75,6 +76,7 @@ def letter_targets(words: list[Lettering], grid: int) -> dict[str, np.ndarray]:
             letter[block], order[block] = 1 + ALPHABET.index(character), i + 1
             for row in {r // 2 for r in rows}:
                 for column in {c // 2 for c in columns}:
+                    ink[row, column] = 1 + COLOURS.index(word.colour)
                     far = abs((edges[i] + edges[i + 1]) / 2 * cells - column - 0.5)
                     if far < nearest[row, column, i % PARITIES]:
                         nearest[row, column, i % PARITIES] = far
@@ -82,7 +84,7 @@ def letter_targets(words: list[Lettering], grid: int) -> dict[str, np.ndarray]:
                         turn[row, column, i % PARITIES] = 1 + i // PARITIES
     return {
         "letter": letter.ravel(), "order": order.ravel(),
-        "spelling": spelling.reshape(-1, PARITIES), "turn": turn.reshape(-1, PARITIES),
+        "spelling": spelling.reshape(-1, PARITIES), "turn": turn.reshape(-1, PARITIES), "ink": ink.ravel(),
     }  # fmt: skip
 
 
@@ -104,7 +106,7 @@ class DenseHeads(nn.Module):
         self.centre, self.box = nn.Linear(width, OBJECTS), nn.Linear(width, 4)
         self.spelling, self.turn = nn.Linear(width, PARITIES * CHARACTERS), nn.Linear(width, PARITIES * TURNS)
         self.counts, self.ground = nn.Linear(width, COUNTED * COUNT_LEVELS), nn.Linear(width, len(GROUNDS))
-        self.place = nn.Linear(width, 2 * dims.cells)
+        self.place, self.ink = nn.Linear(width, 2 * dims.cells), nn.Linear(width, len(COLOURS) + 1)
         self.cells = dims.cells
 
     def forward(self, patches: Tensor, tokens: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -120,6 +122,7 @@ class DenseHeads(nn.Module):
             "box": (self.box(x).float() - targets["box"])[present].abs().mean() if present.any() else x.sum() * 0,
             "spelling": _weighted(self.spelling(x), targets["spelling"], 0.1),
             "turn": _weighted(self.turn(x), targets["turn"], 0.1) * 0.5,
+            "ink": _weighted(self.ink(x), targets["ink"], 0.1),
             "counts": F.cross_entropy(self.counts(pooled).float().view(-1, COUNT_LEVELS), targets["counts"].flatten()),
             "ground": _ground_loss(self.ground(pooled), targets["ground"]) * 0.3,
             "place": self._place_loss(x),

@@ -164,7 +164,7 @@ def lesson_loss(model: Demo, batch: Batch, phase: Phase) -> tuple[Tensor, dict[s
     weight, pointing = torch.cat(weights), torch.cat(missed).mean()
     total = (torch.cat(losses) * weight).sum() / weight.sum()
     notes["pointing"] = pointing.item()
-    notes.update({name: dense[name].item() for name in ("letter", "spelling", "centre", "place", "counts")})
+    notes.update({name: dense[name].item() for name in ("letter", "spelling", "ink", "centre", "ground", "counts")})
     return total + POINTING_WEIGHT * pointing + phase.dense_weight * sum(dense.values()), notes
 
 

@@ -254,7 +254,7 @@ SHAPE_ASKERS: tuple[tuple[Asker, float], ...] = (
     (ask_extreme, 0.5), (ask_background, 1.6), (ask_describe, 2.2), (ask_list, 0.6), (ask_read, 0.3),
 )  # fmt: skip
 TEXT_ASKERS: tuple[tuple[Asker, float], ...] = (
-    (ask_read, 6.0), (ask_text, 2.0), (ask_describe, 1.0), (ask_total, 0.5), (ask_count, 0.4), (ask_exists, 0.5),
+    (ask_read, 6.0), (ask_text, 2.6), (ask_describe, 1.0), (ask_total, 0.5), (ask_count, 0.4), (ask_exists, 0.5),
     (ask_colour, 0.5), (ask_shape, 0.4), (ask_where, 0.4), (ask_background, 0.6),
 )  # fmt: skip
 

@@ -29,23 +29,23 @@ STAGES: tuple[tuple[Plan, float], ...] = (
     (
         (
             Phase(
-                3250, single=8, lettered=5, pair=2, words=2, clip=2, crowd=2, dense_weight=0.5, surveys=1,
+                3800, single=9, lettered=5, pair=2, words=1, clip=2, crowd=2, dense_weight=0.5, surveys=1,
                 questions=14, first_weight=3.0,
             ),
         ),
-        0.57,
+        0.316,
     ),
     (
         (
             Phase(
-                3600, single=9, lettered=5, pair=2, words=1, clip=2, crowd=2, dense_weight=0.5, surveys=1,
+                4150, single=7, lettered=8, pair=2, words=1, clip=2, crowd=4, dense_weight=1.0, surveys=1,
                 questions=14, first_weight=3.0,
             ),
         ),
-        0.28,
+        0.25,
     ),
 )  # fmt: skip
-"""Joint learning, then finishing twice: the plan, and over which part of all steps the rate falls to nothing."""
+"""Joint learning, then finishing: the plan, and over which part of all steps the rate falls to nothing."""
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
 
