@@ -1,109 +1,112 @@
-"""Many requests of every kind, a part of which leave early: is every page free again, is memory flat?
+"""Traffic of every kind for a long time, a worker killed now and then: is nothing lost, are pages free, is memory flat?
 
-    python -m benchmarks.soak [--requests 1000] [--clients 16]
+    python -m benchmarks.soak [--minutes 30] [--clients 8] [--kill-every 60]
 
-Demo model; random lengths, pictures of random sizes (a quarter of them seen before), text, bad pictures; one in four
-clients leaves in the middle of its stream. Memory is the worker's and the gateway's resident size after each tenth.
+Two workers of the demo model. Text, pictures, clips, JSON by a schema, hostile media; one in four clients leaves in the
+middle of its stream. Every `--kill-every` seconds (0: never) the younger worker gets SIGKILL: its requests must go on
+at the elder, whose memory is watched from beginning to end. A row is taken after each tenth, when all is idle.
 """
 
 import argparse
 import asyncio
-import random
+import contextlib
+import itertools
+import os
+import signal
 import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import psutil
 
 from benchmarks.daemon import Daemon, serve
 from benchmarks.report import write_report
-from server.loadgen import chat_body, picture_url
+from benchmarks.soak_traffic import OUTCOMES, send
 
-MODEL = "glimpsed-demo"
 MIB = 1 << 20
+HEADER = ["minute", *OUTCOMES, "kills", "kv usage", "fds", "elder worker MiB", "gateway MiB"]
+
+
+@dataclass
+class Soak:
+    """What has happened so far. numbers: of the requests to come."""
+
+    daemon: Daemon
+    elder: psutil.Process
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+    outcomes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
+    num_kills: int = 0
+
+    async def press(self, num_clients: int, seconds: float, kill_every_s: float) -> None:
+        """Traffic of that many clients for so long; ends when the last answer has."""
+        ends = time.monotonic() + seconds
+        async with (
+            httpx.AsyncClient(base_url=self.daemon.base_url, timeout=120) as client,
+            asyncio.TaskGroup() as group,
+        ):
+            for _ in range(num_clients):
+                group.create_task(self._ask_until(ends, client))
+            if kill_every_s:
+                group.create_task(self._kill_until(ends, kill_every_s))
+
+    async def _ask_until(self, ends: float, client: httpx.AsyncClient) -> None:
+        while time.monotonic() < ends:
+            try:
+                outcome = await send(client, next(self.numbers))
+            except httpx.HTTPError as error:
+                print(f"failed: {error!r}")
+                outcome = "failed"
+            self.outcomes[outcome] += 1
+
+    async def _kill_until(self, ends: float, every_s: float) -> None:
+        while time.monotonic() + every_s < ends:
+            await asyncio.sleep(every_s)
+            for worker in await asyncio.to_thread(self.daemon.workers):
+                if worker.pid != self.elder.pid:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        os.kill(worker.pid, signal.SIGKILL)
+                        self.num_kills += 1
+
+    def row(self, minute: float) -> list[Any]:
+        """A row of the table, taken while the daemon is idle."""
+        usage = sum(float(str(entry["kv_usage"])) for entry in self.daemon.admin())
+        num_fds = self.elder.num_fds() + self.daemon.gateway.num_fds()
+        memory = [one.memory_info().rss / MIB for one in (self.elder, self.daemon.gateway)]
+        return [minute, *self.outcomes.values(), self.num_kills, usage, num_fds, *memory]
 
 
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    args.add_argument("--requests", type=int, default=1000)
-    args.add_argument("--clients", type=int, default=16)
+    args.add_argument("--minutes", type=float, default=30)
+    args.add_argument("--clients", type=int, default=8)
+    args.add_argument("--kill-every", type=float, default=60)
     asked = args.parse_args()
-    rows: list[list[Any]] = []
-    with serve([]) as daemon:
-        for tenth in range(10):
-            numbers = range(tenth * asked.requests // 10, (tenth + 1) * asked.requests // 10)
-            outcomes = asyncio.run(run(daemon, list(numbers), asked.clients))
+    tenth_s = asked.minutes * 6
+    with serve(["--workers-per-model", "2"]) as daemon:
+        soak = Soak(daemon, daemon.workers()[0])
+        rows = []
+        for tenth in range(1, 11):
+            asyncio.run(soak.press(asked.clients, tenth_s, asked.kill_every))
             daemon.wait_until_idle()
-            rows.append(observe(daemon, numbers.stop, outcomes))
-    growth = statistics.mean(row[-2] for row in rows[-3:]) - statistics.mean(row[-2] for row in rows[2:5])
+            rows.append(soak.row(tenth * tenth_s / 60))
+            print(dict(zip(HEADER, rows[-1], strict=True)), flush=True)
+    growth = statistics.mean(row[-2] for row in rows[-3:]) - statistics.mean(row[-2] for row in rows[3:6])
+    hours = 4 * tenth_s / 3600
     notes = (
-        f"The worker's mean resident size of the last three tenths is {growth:+.1f} MiB beside that of tenths 3 to 5."
+        f"{asked.clients} clients. The elder worker's mean resident size of the last three tenths is {growth:+.1f} MiB "
+        f"beside that of tenths 4 to 6: {growth / hours:+.0f} MiB an hour. Its caches hold 256 MiB of prepared media, "
+        "128 MiB of downloads and 4 GiB of keys and values at most, which the first tenths fill."
     )
-    header = [
-        "requests",
-        "finished",
-        "left early",
-        "refused as bad",
-        "failed",
-        "kv usage",
-        "fds",
-        "worker MiB",
-        "gateway MiB",
-    ]
-    write_report("soak", "Soak: requests of all kinds, with early leavers", notes, header, rows)
-
-
-async def run(daemon: Daemon, numbers: list[int], num_clients: int) -> dict[str, int]:
-    """Send the requests of these numbers; how each ended."""
-    outcomes = dict.fromkeys(("finished", "left", "refused", "failed"), 0)
-    left = iter(numbers)
-    async with httpx.AsyncClient(base_url=daemon.base_url, timeout=120) as client:
-
-        async def one_client() -> None:
-            for number in left:
-                outcomes[await send(client, number)] += 1
-
-        await asyncio.gather(*(one_client() for _ in range(num_clients)))
-    return outcomes
-
-
-async def send(client: httpx.AsyncClient, number: int) -> str:
-    """One request of a random kind; the number is its seed."""
-    rng = random.Random(number)
-    content: list[dict[str, object]] = [{"type": "text", "text": "What do you see? " * rng.randint(1, 20)}]
-    is_bad = rng.random() < 0.05
-    for _ in range(rng.choice([0, 1, 1, 2])):
-        seen = rng.randrange(max(1, number // 4)) if rng.random() < 0.25 else number
-        url = picture_url((rng.randint(16, 500), rng.randint(16, 500)), seen)
-        content.append({"type": "image_url", "image_url": {"url": url[:200] + "AAAA" if is_bad else url}})
-    is_bad = is_bad and len(content) > 1
-    body = chat_body([{"role": "user", "content": content}], MODEL, rng.randint(1, 60), {"ignore_eos": True})
-    leave_after = rng.randint(1, 20) if rng.random() < 0.25 else None
-    async with client.stream(
-        "POST", "/chat/completions", content=body, headers={"content-type": "application/json"}
-    ) as reply:
-        if reply.status_code != 200:
-            return "refused" if is_bad and reply.status_code == 400 else "failed"
-        seen_chunks, is_done = 0, False
-        async for line in reply.aiter_lines():
-            seen_chunks += line.startswith("data: {")
-            is_done = is_done or line == "data: [DONE]"
-            if leave_after is not None and seen_chunks > leave_after:
-                return "left"
-    return "finished" if is_done else "failed"
-
-
-def observe(daemon: Daemon, num_requests: int, outcomes: dict[str, int]) -> list[Any]:
-    """A row of the table, taken while the daemon is idle."""
-    [worker] = daemon.workers()
-    usage = sum(float(str(entry["kv_usage"])) for entry in daemon.admin())
-    return [
-        num_requests,
-        *outcomes.values(),
-        usage,
-        worker.num_fds() + daemon.gateway.num_fds(),
-        worker.memory_info().rss / MIB,
-        daemon.gateway.memory_info().rss / MIB,
-    ]
+    write_report(
+        "soak",
+        "Soak: traffic of all kinds, early leavers, hostile media, a worker killed now and then",
+        notes,
+        HEADER,
+        rows,
+    )
 
 
 if __name__ == "__main__":
