@@ -4,14 +4,16 @@ All gateways share the lines; schemas.redis_names says how they lie there.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from redis.asyncio import Redis
 
 from schemas import redis_names as names
 from schemas.jobs import Job
-from schemas.redis_link import MAX_CONNECTIONS, SOCKET_TIMEOUT_S
+from schemas.redis_link import FAILURES, MAX_CONNECTIONS, SOCKET_TIMEOUT_S
 from schemas.wire import encode
 
 SUBMIT = """
@@ -129,6 +131,13 @@ class Lines:
             waiting.pointer = answer[1]
         self._depths[job.model] = int(answer[0])
         return int(answer[0])
+
+    async def note_end(self, worker_id: str) -> None:
+        """Write into the gateway's own mailbox that a worker's process has ended, behind its last words."""
+        note: dict[Any, Any] = {names.WORKER: worker_id, names.ENDED: b""}
+        with contextlib.suppress(*FAILURES):  # Then it is its silence that tells.
+            async with self._putting:
+                await self._client.xadd(names.gateway_mailbox(self._gateway_id), note, nomkstream=True)
 
     async def share(self, jobs: Iterable[WaitingJob]) -> None:
         """Offer jobs to all workers that were offered to one; whoever takes one first has it."""

@@ -1,15 +1,13 @@
 """What workers write into a gateway's mailbox in Redis, one entry at a time, and the little that gateways write."""
 
-import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from redis.asyncio import Redis
 
 from schemas import redis_names as names
 from schemas.control import Cancel, Claim, Goodbye, Heartbeat, Hello, Taken
-from schemas.redis_link import FAILURES, Fields, put
+from schemas.redis_link import Fields, put
 from schemas.wire import ToGateway, WireError, decode_for_gateway, encode
 
 
@@ -44,10 +42,3 @@ async def send_cancels(client: Redis, cancels: Iterable[tuple[str, str, int]]) -
             order = {names.ORDER: encode(Cancel(job_id=job_id)), names.EPOCH: b"%d" % epoch}
             put(pipe, names.worker_mailbox(worker_id), order)
         await pipe.execute()
-
-
-async def note_end(client: Redis, gateway_id: str, worker_id: str) -> None:
-    """Write into a gateway's mailbox that a worker's process has ended: it lies there behind its last words."""
-    with contextlib.suppress(*FAILURES):  # Then it is its silence that tells.
-        note: dict[Any, Any] = {names.WORKER: worker_id, names.ENDED: b""}
-        await client.xadd(names.gateway_mailbox(gateway_id), note, nomkstream=True)

@@ -38,7 +38,7 @@ from server.transport.leases import Leases
 from server.transport.pace import Pace
 from server.transport.redis_answers import RedisAnswers
 from server.transport.redis_lines import NO_LIMIT, Lines, WaitingJob, waiting_job
-from server.transport.redis_mail import note_end, read_mail, send_cancels
+from server.transport.redis_mail import read_mail, send_cancels
 from server.transport.redis_offers import Offers
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class RedisQueue:
         """The supervisor saw this process on this host end: report its jobs, once all that it said is read."""
         for hello in self._leases.hellos():
             if hello.pid == pid and hello.host == platform.node():
-                task = asyncio.create_task(note_end(self._client, self._id, hello.worker_id))
+                task = asyncio.create_task(self._lines.note_end(hello.worker_id))
                 self._tasks.append(task)
                 task.add_done_callback(self._tasks.remove)
 
