@@ -84,8 +84,8 @@ def main() -> None:
     notes = (
         f"{asked.streams} text streams. Media differ from request to request, and are sent as data URLs by another "
         "process than the one that reads the streams. Tokens that bring no text of their own come with the next: a gap "
-        "of two steps is usual. A step of four streams takes the demo model about 4 ms of a core; with 16 prompt tokens "
-        "beside them 5.5 ms behind a few hundred tokens and 9 ms behind 2,000, which bounds what p99 can be."
+        "of two steps is usual. A step of four streams takes the demo model about 4 ms of a core; with 16 tokens of "
+        "prompts beside them 5.5 ms behind a few hundred tokens and 9 ms behind 2,000, which bounds what p99 can be."
     )
     header = ["model", "while running", "p50 ms", "p99 ms", "p99 over alone", "longest ms", "tokens", "answered in s"]
     write_report("media_interference", "Text streams beside media", notes, header, rows)
