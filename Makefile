@@ -52,7 +52,7 @@ $(TESTS): $(DAEMON)
 serve: $(DAEMON)
 	@exec $(BIN)/glimpsed serve --port $(PORT) $(MODEL)
 
-# A file stays in one process, as its tests share a daemon; the longest files, tests/e2e among them, come first by name.
+# A file stays in one process, as its tests share a daemon; files begin in the order of their names, so the slow ones early.
 test: install
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder
 

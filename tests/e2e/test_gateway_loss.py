@@ -55,7 +55,7 @@ class Reader:
             self._id = int(value)
         elif name == "data" and self._id is not None:
             self.events[self._id], self._id = value, None
-            self.has_ended = value == "[DONE]" or '"type":"message_stop"' in value or "response.completed" in value
+            self.has_ended = value == "[DONE]" or '"type":"message_stop"' in value or "response.incomplete" in value
 
     async def until_begun(self) -> None:
         async with asyncio.timeout(PATIENCE_S):
