@@ -1,5 +1,7 @@
 """The engine's step round the real scheduler and the digest runner, every invariant checked in each step."""
 
+import math
+
 from tests.fakes.digest_runner import DigestRunner
 from workers.engine.block_manager import BlockManager
 from workers.engine.encoder_cache import EncoderCache
@@ -37,7 +39,7 @@ class Rig:
             max_num_batched_tokens,
             max_encode_tokens,
             prefill_chunk,
-            encodes_beside=encode_steps is not None,
+            beside_share=0.0 if encode_steps is None else math.inf,
             pace=None if prefill_per_decode is None else PrefillPace(prefill_per_decode),
         )
         self.encoding: tuple[MediaInput, ...] = ()  # what the tower is at, beside the steps

@@ -62,7 +62,7 @@ def build_engine(model: VisionLanguageModel, limits: EngineLimits, enable_prefix
         limits.max_num_batched_tokens,
         limits.max_encode_tokens,
         media_unit=unfolding.token_grid if unfolding else 1,
-        encodes_beside=tower is not None,
+        beside_share=0.0 if tower is None else tower.most_share,
         pace=None if limits.prefill_per_decode is None else PrefillPace(limits.prefill_per_decode),
     )
     attention = PagedSDPA(model.kv_spec, limits.num_blocks, limits.block_size, model.dtype, model.device)

@@ -4,7 +4,7 @@ In a step: the tower runs first, for the spans that the step's chunks touch. A c
 neither found nor encoded, and then nobody behind it encodes, so that a large item cannot starve. The first item of a
 step may be larger than the step's budget.
 
-Beside the steps, where the model's backend can do that and somebody decodes: nobody's next token waits for the tower.
+Beside the steps, where the scheduler says so because somebody decodes: nobody's next token waits for the tower.
 It takes one batch at a time, of what comes next in the prompt, so that it is at the next pictures while chunks go over
 the last ones. Chunks end before spans until these are there.
 """
@@ -16,10 +16,9 @@ from workers.engine.sequence import MediaInput, Sequence
 class EncodePlanner:
     """Plans over the encoder cache: `begin` and `take` enclose the planning of a step, `claim` is for each chunk."""
 
-    def __init__(self, cache: EncoderCache, max_encode_tokens: int, encodes_beside: bool) -> None:
+    def __init__(self, cache: EncoderCache, max_encode_tokens: int) -> None:
         self._cache = cache
         self._max_tokens = max_encode_tokens
-        self._encodes_beside = encodes_beside
         self._awaited: tuple[MediaInput, ...] = ()
         self._planned: list[MediaInput] = []
         self._budget = 0
@@ -31,11 +30,11 @@ class EncodePlanner:
         """Whether something is being encoded beside the steps."""
         return bool(self._awaited)
 
-    def begin(self, num_decodes: int) -> None:
-        """A step is to be planned in which so many sequences decode."""
+    def begin(self, is_beside: bool) -> None:
+        """A step is to be planned, with the tower in it or beside it: beside it in any case while it is at work."""
         self._planned = []
         self._budget = self._max_tokens
-        self._is_beside = self._encodes_beside and (num_decodes > 0 or bool(self._awaited))
+        self._is_beside = is_beside or self.is_awaiting
         self._is_encoding = True
 
     def take(self) -> tuple[tuple[MediaInput, ...], tuple[MediaInput, ...]]:

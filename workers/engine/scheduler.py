@@ -54,7 +54,8 @@ class Scheduler:
     prefill_chunk: most tokens of one sequence in one step; None: only the step's budget limits it.
     media_unit: placeholder tokens of a span come in lines of so many, which one chunk holds whole. A chunk is cut down
         to whole lines; one line more than the limits allow is taken where there would be nothing else.
-    encodes_beside: the tower can run while steps go on.
+    beside_share: the tower can run while steps go on, and does where prompts may have at most such a part of the steps'
+        time; 0: it cannot.
     pace: how many tokens of prefills a step takes while sequences decode; None: as many as the step's budget leaves.
 
     Raises ValueError for a limit less than 1 or a token budget too small to decode all running sequences at once.
@@ -69,7 +70,7 @@ class Scheduler:
         max_encode_tokens: int,
         prefill_chunk: int | None = None,
         media_unit: int = 1,
-        encodes_beside: bool = False,
+        beside_share: float = 0.0,
         pace: PrefillPace | None = None,
     ) -> None:
         if min(max_num_seqs, max_encode_tokens, media_unit, 1 if prefill_chunk is None else prefill_chunk) < 1:
@@ -80,7 +81,8 @@ class Scheduler:
         self._encoder_cache = encoder_cache
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
-        self._encodes = EncodePlanner(encoder_cache, max_encode_tokens, encodes_beside)
+        self._encodes = EncodePlanner(encoder_cache, max_encode_tokens)
+        self._beside_share = beside_share
         self._prefill_chunk = max_num_batched_tokens if prefill_chunk is None else prefill_chunk
         self._media_unit = media_unit
         self._pace = pace
@@ -143,7 +145,7 @@ class Scheduler:
         """
         num_decodes = sum(seq.num_uncomputed == 1 for seq in self._running)
         step = _Step(self._prefill_budget(num_decodes), is_admitting=alone is None)
-        self._encodes.begin(num_decodes)
+        self._encodes.begin(num_decodes > 0 and self.prompt_share <= self._beside_share)
         index = 0
         while True:
             is_new = self._is_waiting_next(index, step)

@@ -4,6 +4,7 @@ Whoever reads an answer notices a late token sooner than who still waits for the
 the steps' time, however much it has to do, and whatever cores nobody else wants.
 """
 
+import math
 import os
 import threading
 import time
@@ -28,7 +29,10 @@ class Encoder(Protocol):
 
 
 class Tower(Protocol):
-    """Has one batch of media at a time."""
+    """Has one batch of media at a time. most_share: it is of use where prompts may have at most such a part of the
+    steps' time."""
+
+    most_share: float
 
     def begin(self, encoder: Encoder, items: Sequence[MediaInput]) -> Future[Embeddings]:
         """Have media encoded. What was begun before must be done."""
@@ -46,6 +50,8 @@ class Tower(Protocol):
 
 class TowerThread:
     """Beside the steps, for models that leave a core to it."""
+
+    most_share = math.inf
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "tower", initializer=self._step_back)
@@ -91,7 +97,10 @@ class TowerThread:
 
 class TowerTurns:
     """In the steps' own thread, between them, a part at a time: for models whose steps compute on all cores. Threads
-    that meet at every product must not be held up by another."""
+    that meet at every product must not be held up by another. Where prompts may have more of the time, it is better to
+    encode what they all need at once, within a step."""
+
+    most_share = 0.5
 
     def __init__(self, clock: Callable[[], float] = time.thread_time) -> None:
         self._clock = clock

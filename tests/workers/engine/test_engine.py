@@ -1,5 +1,6 @@
 """The engine's step on a real tiny model: a medium that cannot be encoded ends its own request and no other."""
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from workers.engine.plan import StepPlan
 from workers.engine.sampler import NonFiniteLogits
 from workers.engine.sampling import Sampling
 from workers.engine.sequence import MediaInput, Sequence
+from workers.engine.tower import TowerTurns
 from workers.models.layers import run_through
 from workers.weights.load import load_model
 
@@ -133,6 +135,7 @@ def test_a_tower_beside_the_steps_changes_no_token_and_fails_only_whom_it_must(
     expected, _ = run(undisturbed)
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    monkeypatch.setattr(TowerTurns, "most_share", math.inf)
     engine = build_engine(model, LIMITS, enable_prefix_cache=False)
     engine.add(sequence("text", tokens=40))
     first = engine.step()
