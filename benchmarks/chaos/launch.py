@@ -30,7 +30,13 @@ class Rig:
     def figures(self) -> dict[str, float]:
         """What the system holds now."""
         figures = rest.of_daemon(self.daemon, self.folder)
-        return figures | rest.of_redis(self.redis, self.models) if self.redis is not None else figures
+        if self.redis is None:
+            return figures
+        # Connections to Redis are kept for the next use: their number is bounded, and grows with what was ever at once.
+        port = self.redis.connection_pool.connection_kwargs["port"]
+        held = self.daemon.gateway.net_connections("tcp")
+        figures["files open in the gateway"] -= sum(bool(one.raddr) and one.raddr.port == port for one in held)
+        return figures | rest.of_redis(self.redis, self.models)
 
     def remains(self) -> dict[str, float]:
         """What is left of it once its process has ended."""
