@@ -34,6 +34,7 @@ from server.limits.rates import RateLimits
 from server.limits.sharing import SharedBuckets, keep_sharing
 from server.metrics import FleetCollector, HttpMetrics, JobMetrics
 from server.middleware import RequestMiddleware
+from server.responses.background import BackgroundResponses
 from server.responses.store import ResponseStore, StoreLimits
 from server.routes.batches import batches_router
 from server.routes.chat import chat_router
@@ -49,7 +50,9 @@ from server.routes.tokenize import tokenize_router
 from server.streaming import Patience
 from server.submit import JobMaker
 from server.trail import Trail
+from server.transport.answers import RESUME_WINDOW_S
 from server.transport.base import JobQueue
+from server.transport.memory_answers import MemoryAnswers
 
 LINE_TIMEOUT_S = float(DAY_S)
 """A line may wait for as long as its batch may run, which ends sooner what is late."""
@@ -61,8 +64,9 @@ class GatewayLimits:
 
     of_key: what each key may take that the key file says nothing else of. max_queue_tokens: prompt tokens that may wait
     for one model. worker_wait_s: how long a request waits while its model has no worker.
-    idempotency_window_s: how long answers to requests with an Idempotency-Key are kept. responses: what is kept of
-    them; None: room for a few of the largest bodies of each tenant.
+    idempotency_window_s: how long answers to requests with an Idempotency-Key are kept. resume_window_s: how long the
+    events of a response of the background are, where no queue shares them. responses: what is kept of responses that
+    have ended; None: room for a few of the largest bodies of each tenant.
     """
 
     max_images: int = 16
@@ -75,6 +79,7 @@ class GatewayLimits:
     request_timeout_s: float = 600.0
     worker_wait_s: float = 30.0
     idempotency_window_s: float = 86400.0
+    resume_window_s: float = RESUME_WINDOW_S
     patience: Patience = Patience()
     responses: StoreLimits | None = None
     files: FileLimits = FileLimits()
@@ -117,20 +122,22 @@ def create_app(
     maker = JobMaker(limits.max_images, limits.max_videos, limits.request_timeout_s)
 
     store = ResponseStore(limits.responses or StoreLimits.for_bodies(limits.max_body_bytes), time.monotonic)
+    answers = queue.answers or MemoryAnswers(time.monotonic, limits.resume_window_s)
+    background = BackgroundResponses(answers, inflight, trails, lambda: fleet.is_draining)
     database = Database(data_dir)
     files = FileStore(database, limits.files, time.time)
 
-    def generating(admission: Admission, maker: JobMaker) -> list[APIRouter]:
+    def generating(admission: Admission, maker: JobMaker, background: BackgroundResponses | None) -> list[APIRouter]:
         bounds = (limits.patience, limits.max_body_bytes)
         return [
             chat_router(fleet, admission, inflight, maker, *bounds),
             completions_router(fleet, admission, inflight, maker, *bounds),
-            responses_router(fleet, admission, inflight, maker, store, *bounds),
+            responses_router(fleet, admission, inflight, maker, store, background, *bounds),
         ]
 
     unlimited = Admission(sys.maxsize, lambda _: None, sys.maxsize, time.monotonic)
     in_background = JobMaker(limits.max_images, limits.max_videos, LINE_TIMEOUT_S, BACKGROUND_PRIORITY)
-    lines_app = _lines_app(generating(unlimited, in_background))
+    lines_app = _lines_app(generating(unlimited, in_background, None))
     batches = build_batches(
         database, files, fleet, lines_app, registry, limits.batches, limits.max_body_bytes, time.time
     )
@@ -152,6 +159,7 @@ def create_app(
             # Lines that run are left as they are, to be taken up by the next start.
             await _stop(keeper)
             inflight.close()
+            await background.close()
             await queue.close()
             await _stop(dispatcher, *watchers)
             if shared_buckets is not None:
@@ -178,7 +186,7 @@ def create_app(
         ],
     )
     install_handlers(app)
-    for router in generating(admission, maker):
+    for router in generating(admission, maker, background):
         app.include_router(router)
     app.include_router(messages_router(fleet, admission, inflight, maker, limits.patience, limits.max_body_bytes))
     app.include_router(files_router(fleet, admission, files, limits.files.max_file_bytes))

@@ -19,13 +19,13 @@ from server import event_ids
 from server.errors import error_response
 from server.event_ids import is_event_stream, numbered
 from server.idempotency_recording import REPLAYED
+from server.recorder import RETRY_S, Recorder
 from server.trail import Identity, Trail
 from server.transport.answers import MAX_ANSWER_BYTES, AnswerLost, Holder, SharedAnswers
 
 HEADER = "idempotency-key"
 PATIENCE_S = 20.0
 """How long an answer waits for what is shared to be reached again; then it is made without."""
-RETRY_S = 0.25
 _LEFT_FOR = frozenset({str(ErrorCode.CANCELLED), str(ErrorCode.UNAVAILABLE)})
 """Failures of a stream that another gateway, or this one later, may not have."""
 
@@ -192,13 +192,10 @@ class _Writer:
         pieces: Sequence[Piece],
         given: _Given,
     ) -> None:
-        self._answers = answers
-        self._name = name
-        self._token = token
+        known = [piece.body for piece in pieces]
+        self._recorder = Recorder(answers, name, token, known, PATIENCE_S)
         self._trail = trail
-        self._known = b"".join(piece.body for piece in pieces)
-        self._num_pieces = len(pieces)
-        self._left_bytes = MAX_ANSWER_BYTES - len(self._known)
+        self._left_bytes = MAX_ANSWER_BYTES - sum(map(len, known))
         self._given = given
         self._headers: list[tuple[bytes, bytes]] = []
         self._is_stream = self._is_given_up = self._is_refused = False
@@ -226,11 +223,7 @@ class _Writer:
         lasting = numbered(piece) if self._is_stream else piece
         start = self._position
         self._position += len(lasting)
-        known = self._known[start : self._position]
-        if not lasting.startswith(known):
-            log.error("an answer that another gateway began would go on as another one here")
-            raise AnswerLost
-        await self._write(lasting[len(known) :])
+        await self._write(self._recorder.news(lasting))
         if start < self._given.size_bytes:
             message = {**message, "body": lasting[self._given.size_bytes - start :]}
         await self._given.send(message)
@@ -239,30 +232,17 @@ class _Writer:
         events = self._trail.take()
         if self._is_given_up or not (body or events):
             return
-        is_first = not self._num_pieces
+        is_first = not self._recorder.num_pieces
         piece = Piece(body, events, self._headers, self._trail.identity) if is_first else Piece(body, events)
         data = msgspec.msgpack.encode(piece)
         self._left_bytes -= len(data)
-        self._is_given_up = self._left_bytes < 0 or not await self._patiently_write(data)
-        self._num_pieces += 1
-
-    async def _patiently_write(self, data: bytes) -> bool:
-        waited_s = 0.0
-        while waited_s < PATIENCE_S:
-            try:
-                return await self._answers.write(self._name, self._token, self._num_pieces, [data], is_last=False)
-            except Unavailable as error:
-                if not waited_s:
-                    log.warning("an answer waits to be shared: %s", error)
-            await asyncio.sleep(RETRY_S)
-            waited_s += RETRY_S
-        return False
+        self._is_given_up = self._left_bytes < 0 or not await self._recorder.write(data)
 
     async def close(self, *, is_success: bool, is_left: bool) -> None:
         """Nothing more comes. is_left: whether anybody may go on with what is not whole."""
         if is_success and not self._is_given_up:
-            await self._answers.write(self._name, self._token, self._num_pieces, (), is_last=True)
-        elif self._num_pieces and not self._is_given_up and (is_left or self._is_refused):
-            await self._answers.leave(self._name, self._token)
+            await self._recorder.end()
+        elif self._recorder.num_pieces and not self._is_given_up and (is_left or self._is_refused):
+            await self._recorder.leave()
         else:
-            await self._answers.drop(self._name, self._token)
+            await self._recorder.drop()

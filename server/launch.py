@@ -146,6 +146,7 @@ def _create_app(settings: GatewaySettings, queue: JobQueue, data_dir: Path, expe
         ),
         worker_wait_s=settings.worker_wait,
         idempotency_window_s=settings.idempotency_window,
+        resume_window_s=settings.resume_window,
         request_timeout_s=settings.request_timeout,
         files=FileLimits(settings.max_file_size, settings.max_storage, settings.max_files),
         batches=BatchLimits(settings.max_batches, settings.max_batch_lines, settings.batch_concurrency),

@@ -17,7 +17,6 @@ _NOTHING: tuple[Any, ...] = (None, [], {}, "", False)
 
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "access_programs": _NOTHING,
-    "background": _NOTHING,
     "context_management": _NOTHING,
     "conversation": _NOTHING,
     "image": _NOTHING,
@@ -117,6 +116,7 @@ class ResponsesRequest(StrictModel):
         | None
     ) = None
     store: bool | None = None
+    background: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     tools: Annotated[list[FunctionTool], Field(fail_fast=True, max_length=128)] | None = None
@@ -127,6 +127,13 @@ class ResponsesRequest(StrictModel):
     def wants_logprobs(self) -> bool:
         """Whether the answer should carry log probabilities."""
         return LOGPROBS in (self.include or ())
+
+
+class RetrieveQuery(StrictModel):
+    """GET /v1/responses/{response_id}: of one of the background, its stream's events behind `starting_after`."""
+
+    stream: bool = False
+    starting_after: Annotated[int, Field(ge=0)] | None = None
 
 
 class ItemsQuery(ListQuery):
@@ -145,6 +152,8 @@ def parse_responses_request(body: object) -> tuple[ResponsesRequest, dict[str, A
         raise conflict("top_logprobs", f"it needs '{LOGPROBS}' in 'include'")
     if request.stream_options is not None and not request.stream:
         raise conflict("stream_options", "it needs 'stream' to be true")
+    if request.background and request.store is False:
+        raise conflict("background", "it needs 'store', as its answer is had later")
     _check_format(request.text.format if request.text else None)
     return request, passed_on
 
@@ -160,11 +169,6 @@ def parse_input_tokens_request(body: object) -> tuple[ResponsesRequest, dict[str
 
 def _divided(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is checked here, and what is left to the chat."""
-    if body.get("background") is True:
-        message = (
-            "Unsupported parameter: 'background'; send the request without it and wait for, or stream, its answer."
-        )
-        raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, message, "background")
     supported = without_unsupported(body, table=UNSUPPORTED)
     own = {name: value for name, value in supported.items() if name not in PASSED_ON}
     if "input" in own:

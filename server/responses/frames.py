@@ -1,7 +1,8 @@
 """A job's events as OpenAI's Responses events; the one writer, of streams and of whole answers.
 
-Order: created, in_progress; for each item of the output its added, its parts' or arguments' deltas and their done, its
-done; then completed, incomplete or failed. Every event has the next sequence number.
+Order: created (and queued, in the background), in_progress; for each item of the output its added, its parts' or
+arguments' deltas and their done, its done; then completed, incomplete or failed. Every event has the next sequence
+number.
 """
 
 from collections.abc import Callable, Iterator
@@ -59,26 +60,35 @@ class ResponseWriter:
             case Accepted():
                 self._accepted = event
                 self._parser = open_parser(event.tool_form, self._job.tools, self._job.tool_choice)
-                yield self._frame("response.created", response=self.response)
+                self.response = msgspec.structs.replace(self.response, status="in_progress")
+                if not self._sequence_number:
+                    yield self._frame("response.created", response=self.response)
                 yield self._frame("response.in_progress", response=self.response)
             case Delta():
                 yield from self._go_on(event)
             case Finished():
                 yield from self._end(event)
 
+    def queued(self) -> Iterator[bytes]:
+        """What a client is told of a response of the background before its job has said anything."""
+        yield self._frame("response.created", response=self.response)
+        yield self._frame("response.queued", response=self.response)
+
+    def cancel(self) -> None:
+        """The response ends as it is; there is no event for that."""
+        self._end_here("cancelled", None)
+
     def failure(self, error: GlimpsedError) -> bytes:
         """The end of a stream that fails; what was said stays."""
-        if self._growing is not None:
-            self._output.append(self._growing.item("incomplete"))
-        self.response = msgspec.structs.replace(
-            self.response,
-            status="failed",
-            error=ResponseError("server_error", error.message),
-            output=tuple(self._output),
-        )
+        self._end_here("failed", ResponseError("server_error", error.message))
         if error.code is not ErrorCode.CANCELLED:
             self._keep(self.response)
         return self._frame("response.failed", response=self.response)
+
+    def _end_here(self, status: str, error: ResponseError | None) -> None:
+        if self._growing is not None:
+            self._output.append(self._growing.item("incomplete"))
+        self.response = msgspec.structs.replace(self.response, status=status, error=error, output=tuple(self._output))
 
     def keep_alive(self) -> bytes:
         """A comment."""

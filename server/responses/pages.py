@@ -6,10 +6,11 @@ from typing import Any
 from starlette.requests import Request
 
 from schemas.errors import ErrorCode, RequestError
-from schemas.openai.files import parse_query
+from schemas.openai.files import number_in, parse_query
+from schemas.openai.generation import conflict
 from schemas.openai.response_answers import InputItemList
-from schemas.openai.responses import ItemsQuery
-from schemas.openai.strict import printable
+from schemas.openai.responses import ItemsQuery, RetrieveQuery
+from schemas.openai.strict import printable, validate
 
 
 def refuse_other_queries(request: Request, known: Set[str]) -> None:
@@ -19,6 +20,21 @@ def refuse_other_queries(request: Request, known: Set[str]) -> None:
         if bare not in known and not (bare == "stream" and value == "false"):
             shown = printable(bare)
             raise RequestError(ErrorCode.UNSUPPORTED_PARAMETER, f"Unsupported parameter: '{shown}'.", shown)
+
+
+def retrieve_query(request: Request) -> RetrieveQuery:
+    """Whether a response is to be streamed, and from where. Raises RequestError."""
+    refuse_other_queries(request, {"include", "include_obfuscation", "stream", "starting_after"})
+    switches = {"true": True, "false": False}
+    values: dict[str, object] = {}
+    if (stream := request.query_params.get("stream")) is not None:
+        values["stream"] = switches.get(stream, stream)
+    if (number := request.query_params.get("starting_after")) is not None:
+        values["starting_after"] = number_in(number)
+    query = validate(RetrieveQuery, values)
+    if query.starting_after is not None and not query.stream:
+        raise conflict("starting_after", "it needs 'stream' to be true")
+    return query
 
 
 def page_of(items: Sequence[dict[str, Any]], request: Request) -> InputItemList:

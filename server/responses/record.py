@@ -23,6 +23,8 @@ def begun(request: ResponsesRequest, chat: ChatCompletionRequest, job: ChatJob) 
     choice = request.tool_choice
     return Response(
         id=f"resp_{job.job_id}",
+        status="queued" if request.background else "in_progress",
+        background=bool(request.background),
         created_at=job.created,
         instructions=request.instructions,
         max_output_tokens=request.max_output_tokens,

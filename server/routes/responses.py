@@ -13,16 +13,19 @@ from schemas.openai.response_answers import DeletedResponse, InputItemList, Inpu
 from schemas.openai.response_items import Item
 from schemas.openai.responses import ResponsesRequest, parse_input_tokens_request, parse_responses_request
 from server.admission import Admission
+from server.chat_body import invalid
 from server.counting import count_prompt
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
 from server.limits.deadline import within
 from server.param_names import ParamNames, WithNames
+from server.responses.background import BackgroundResponses, unknown
 from server.responses.frames import ResponseWriter
-from server.responses.pages import page_of, refuse_other_queries
+from server.responses.pages import page_of, retrieve_query
 from server.responses.record import begun, is_stored, size_of_input, stored
 from server.responses.store import ResponseStore, StoredResponse
+from server.responses.streaming import FrameStream
 from server.responses.translate import to_chat
 from server.routes.steps import let_in, write_whole
 from server.streaming import ChatStream, Patience
@@ -35,10 +38,11 @@ def responses_router(
     inflight: Inflight,
     maker: JobMaker,
     store: ResponseStore,
+    background: BackgroundResponses | None,
     patience: Patience,
     max_body_bytes: int,
 ) -> APIRouter:
-    """The routes of the Responses API."""
+    """The routes of the Responses API. background: None where there is no later."""
     router = APIRouter()
 
     @router.post("/v1/responses")
@@ -53,7 +57,15 @@ def responses_router(
             with names.in_errors():
                 job = entry.own(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)))
             keep = partial(_keep, store, entry.tenant, wanted, earlier, entry.place.size_bytes)
-            writer = ResponseWriter(job, begun(wanted, chat, job), keep)
+            first = begun(wanted, chat, job)
+            if wanted.background:
+                if background is None:
+                    raise invalid("background", "this is a request of the background already")
+                await background.begin(job, first, keep, held)
+                if wanted.stream:
+                    return FrameStream(background.frames(entry.tenant, first.id, -1), patience)
+                return _json(first)
+            writer = ResponseWriter(job, first, keep)
             if wanted.stream:
                 return WithNames(ChatStream(job, inflight, writer, patience, held.pop_all()), names)
             with names.in_errors():
@@ -73,13 +85,27 @@ def responses_router(
 
     @router.get("/v1/responses/{response_id}")
     async def retrieve(request: Request, response_id: str) -> HttpResponse:
-        refuse_other_queries(request, {"include", "include_obfuscation"})
-        return _json(_found(store, request, response_id).response)
+        query = retrieve_query(request)
+        tenant = request.state.tenant
+        kept = store.get(tenant, response_id)
+        if kept is not None and not query.stream:
+            return _json(kept.response)
+        found = await background.find(tenant, response_id) if background is not None else None
+        if found is None or background is None:
+            raise unknown() if kept is None else _not_of_the_background("stream")
+        if query.stream:
+            last = -1 if query.starting_after is None else query.starting_after
+            return FrameStream(background.frames(tenant, response_id, last), patience)
+        return HttpResponse(found, media_type="application/json")
 
     @router.delete("/v1/responses/{response_id}")
     async def delete(request: Request, response_id: str) -> HttpResponse:
-        if not store.delete(request.state.tenant, response_id):
-            raise _unknown()
+        tenant = request.state.tenant
+        kept = store.get(tenant, response_id)
+        is_plain = kept is not None and not kept.response.background
+        was_there = background is not None and not is_plain and await background.forget(tenant, response_id)
+        if not store.delete(tenant, response_id) and not was_there:
+            raise unknown()
         return _json(DeletedResponse(response_id))
 
     @router.get("/v1/responses/{response_id}/input_items")
@@ -88,9 +114,11 @@ def responses_router(
 
     @router.post("/v1/responses/{response_id}/cancel")
     async def cancel(request: Request, response_id: str) -> HttpResponse:
-        _found(store, request, response_id)
-        message = "Only a response of the background could be cancelled, and there are none here; close the connection."
-        raise RequestError(ErrorCode.INVALID_REQUEST, message)
+        found = await background.cancel(request.state.tenant, response_id) if background is not None else None
+        if found is None:
+            _found(store, request, response_id)
+            raise _not_of_the_background()
+        return HttpResponse(found, media_type="application/json")
 
     return router
 
@@ -133,12 +161,15 @@ def _keep(
 def _found(store: ResponseStore, request: Request, response_id: str) -> StoredResponse:
     found = store.get(request.state.tenant, response_id)
     if found is None:
-        raise _unknown()
+        raise unknown()
     return found
 
 
-def _unknown() -> RequestError:
-    return RequestError(ErrorCode.NOT_FOUND, "The response does not exist, or is not kept any more.")
+def _not_of_the_background(param: str | None = None) -> RequestError:
+    message = (
+        "Only a response of the background can be cancelled, or streamed later, for as long as its events are kept."
+    )
+    return RequestError(ErrorCode.INVALID_REQUEST, message, param)
 
 
 def _json(answer: Response | DeletedResponse | InputItemList | InputTokens) -> HttpResponse:

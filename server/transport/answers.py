@@ -71,6 +71,10 @@ class SharedAnswers(Protocol):
         """Forget an answer of ours: whoever asks for it next has to make it."""
         ...
 
+    async def forget(self, name: str) -> None:
+        """Forget an answer, whoever makes it."""
+        ...
+
     async def recorded(self, name: str) -> list[bytes]:
         """The pieces that there are."""
         ...

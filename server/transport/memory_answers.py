@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -29,7 +29,8 @@ class _Answer:
 
 
 class MemoryAnswers:
-    """See SharedAnswers. clock: seconds, monotonic. max_bytes: of all answers together; the oldest go first."""
+    """See SharedAnswers. clock: seconds, monotonic. max_bytes: of all answers together; the oldest of the tenant that
+    has most go first."""
 
     def __init__(
         self, clock: Callable[[], float], window_s: float = RESUME_WINDOW_S, max_bytes: int = MAX_BYTES
@@ -81,6 +82,11 @@ class MemoryAnswers:
         if self._ours(name, token) is not None:
             self._forget(name)
 
+    async def forget(self, name: str) -> None:
+        """See SharedAnswers."""
+        if name in self._answers:
+            self._forget(name)
+
     async def recorded(self, name: str) -> list[bytes]:
         """See SharedAnswers."""
         self._forget_old()
@@ -110,22 +116,34 @@ class MemoryAnswers:
         """Put an answer last, and let the first ones make room for it."""
         answer.written_s = self._clock()
         self._answers.move_to_end(name)
-        shelf = name.partition(":")[0] + ":"
-        own = [other for other in self._answers if other.startswith(shelf)]
+        own = [other for other in self._answers if _shelf_of(other) == _shelf_of(name)]
         for oldest in own[: max(0, len(own) - MAX_ANSWERS)]:
             self._forget(oldest)
         self._forget_old()
+        while self._size_bytes > self._max_bytes and len(self._answers) > 1:
+            self._forget_of_the_largest()
 
     def _forget_old(self) -> None:
         oldest_s = self._clock() - self._window_s
         while self._answers:
             name, answer = next(iter(self._answers.items()))
-            is_crowded = self._size_bytes > self._max_bytes and len(self._answers) > 1
-            if answer.written_s > oldest_s and not is_crowded:
+            if answer.written_s > oldest_s:
                 return
             self._forget(name)
+
+    def _forget_of_the_largest(self) -> None:
+        sizes: Counter[str] = Counter()
+        for name, answer in self._answers.items():
+            sizes[_shelf_of(name)] += answer.size_bytes
+        largest = sizes.most_common(1)[0][0]
+        self._forget(next(name for name in self._answers if _shelf_of(name) == largest))
 
     def _forget(self, name: str) -> None:
         answer = self._answers.pop(name)
         self._size_bytes -= answer.size_bytes
         answer.tell()
+
+
+def _shelf_of(name: str) -> str:
+    """What stands for its tenant."""
+    return name.partition(":")[0]

@@ -159,6 +159,14 @@ class RedisAnswers:
         self._check_open()
         await _ask(self._drop(keys=_keys(name), args=[token, name]))
 
+    async def forget(self, name: str) -> None:
+        """See SharedAnswers."""
+        self._check_open()
+        async with self._client.pipeline(transaction=True) as pipe:
+            pipe.delete(names.answer(name), names.answer_pieces(name))
+            pipe.zrem(names.shelf_of(name), name)
+            await _ask(pipe.execute())
+
     async def recorded(self, name: str) -> list[bytes]:
         """See SharedAnswers."""
         self._check_open()

@@ -8,6 +8,7 @@ import signal
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.e2e.scripted import Daemon
@@ -121,3 +122,36 @@ async def test_a_stream_goes_on_when_worker_and_gateway_are_killed_and_then_the_
         assert not reader.has_ended
         await asyncio.wait_for(reader.read(await both.start_gateway()), PATIENCE_S)
         assert text_of(reader) == answer(PROMPT, 7, TOKENS)
+
+
+async def test_a_response_of_the_background_goes_on_when_its_gateway_is_killed_by_openais_client() -> None:
+    async with cluster() as both:
+        clients = [
+            openai.AsyncOpenAI(base_url=f"{gateway.client.base_url}/v1", api_key="unused", max_retries=0)
+            for gateway in both.gateways
+        ]
+        async with clients[0] as dying, clients[1] as other:
+            seed = {"seed": 7}
+            stream = await dying.responses.create(
+                model="tiny", input=PROMPT, max_output_tokens=TOKENS, background=True, stream=True, extra_body=seed
+            )
+            events = [await anext(stream) for _ in range(10)]
+            response_id = events[0].response.id
+            both.gateways[0].process.kill()
+            with pytest.raises((openai.APIError, httpx.TransportError)):
+                while True:
+                    events.append(await anext(stream))
+            assert (await other.responses.retrieve(response_id)).status == "in_progress"
+            last = events[-1].sequence_number
+            async for event in await other.responses.retrieve(response_id, stream=True, starting_after=last):
+                events.append(event)
+            assert [event.sequence_number for event in events] == list(range(len(events)))
+            assert events[-1].response.output_text == answer(PROMPT, 7, TOKENS)
+            assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == answer(
+                PROMPT, 7, TOKENS
+            )
+            assert (await other.responses.retrieve(response_id)).to_dict() == events[-1].response.to_dict()
+            running = await other.responses.create(
+                model="tiny", input=PROMPT, max_output_tokens=TOKENS, background=True, extra_body=seed
+            )
+            assert (await other.responses.cancel(running.id)).status == "cancelled"

@@ -205,7 +205,7 @@ SAME_AS_ABSENT: dict[Any, set[str]] = {
 OF_THE_ANSWER: dict[Any, set[str]] = {
     CHAT: {f"{BASE}.stream", "ChatCompletionStreamOptionsParam.include_usage"},
     COMPLETION: {f"{BASE}.stream", "ChatCompletionStreamOptionsParam.include_usage"},
-    RESPONSE: {*of(OURS, "metadata", "previous_response_id", "store", "stream")},
+    RESPONSE: {*of(OURS, "background", "metadata", "previous_response_id", "store", "stream")},
 }
 """What the gateway does by itself; other tests show it."""
 

@@ -114,6 +114,18 @@ async def test_completions_and_responses_have_batches_too(tmp_path: Path) -> Non
             assert batch.usage is not None and (batch.usage.input_tokens, batch.usage.output_tokens) == (7, 2)
 
 
+async def test_a_line_is_no_response_of_the_background(tmp_path: Path) -> None:
+    queue = MemoryQueue(tell("x"))
+    body = {"model": "demo", "input": "x", "background": True}
+    async with sdk(queue, tmp_path) as client:
+        line_of_it = {"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": body}
+        batch = await until(client, (await submit(client, [line_of_it], "/v1/responses")).id)
+        (error,) = await content(client, batch.error_file_id)
+        assert error["response"]["status_code"] == 400
+        assert error["response"]["body"]["error"]["param"] == "background"
+    assert queue.submitted == []
+
+
 async def test_a_file_with_faults_fails_the_batch_before_anything_is_run(tmp_path: Path) -> None:
     queue = MemoryQueue(tell("x"))
     async with sdk(queue, tmp_path) as client:

@@ -153,14 +153,6 @@ async def test_only_a_response_of_the_background_could_be_cancelled() -> None:
             await client.responses.cancel(answer.id)
 
 
-async def test_a_stored_stream_is_not_played_again() -> None:
-    async with sdk(tell("x")) as (client, _):
-        answer = await client.responses.create(model="demo", input="hello")
-        with pytest.raises(openai.BadRequestError) as refusal:
-            await client.responses.retrieve(answer.id, stream=True)
-        assert refusal.value.param == "stream"
-
-
 async def test_a_conversation_that_cannot_be_kept_is_refused_unless_nobody_wants_it_kept() -> None:
     limits = GatewayLimits(responses=StoreLimits(max_bytes=8000))
     async with sdk(tell("x"), limits=limits) as (client, _):

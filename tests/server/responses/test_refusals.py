@@ -64,7 +64,7 @@ def part(**fields: Any) -> dict[str, Any]:
         ),
         ({"model": "nope"}, "model_not_found", "model"),
         ({"model": None}, "invalid_type", "model"),
-        ({"background": True}, "unsupported_parameter", "background"),
+        ({"background": True, "store": False}, "invalid_value", "background"),
         ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
         ({"prompt": {"id": "x"}}, "unsupported_parameter", "prompt"),
         ({"reasoning": {"effort": "high"}}, "unsupported_parameter", "reasoning"),
