@@ -84,7 +84,8 @@ class DecodeProcess:
                     stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL,
                     pass_fds=fds, env=_ENVIRONMENT, cwd="/",
                     # A terminal's Ctrl-C is the worker's affair: it drains first. Not a session of its own, where the
-                    # kernel's autogroups would give it as much of a core as all the worker's threads, for all its niceness.
+                    # kernel's autogroups would give it as much of a core as all the worker's threads, for all its
+                    # niceness.
                     process_group=0,
                 )  # fmt: skip
             except BaseException:
