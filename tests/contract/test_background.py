@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from schemas.redis_names import gateway_mailbox
-from tests.contract.hosts import LONG_S, TOKENS, GatewayHost, Hosts, WorkerHost, answered, until
+from tests.contract.hosts import LONG_S, TOKENS, GatewayHost, Hosts, WorkerHost, answered, hosts_of, until
 from tests.fakes.proxy import Proxy
 from tests.fakes.redis_server import RedisServer
 from tests.fakes.scripted_backend import answer
@@ -105,6 +105,20 @@ async def test_one_that_no_worker_has_begun_is_not_lost_with_its_gateway(hosts: 
     seen = await asyncio.wait_for(watching, LONG_S)
     assert text_of(seen[-1]["response"]) == answer(PROMPT, 7, TOKENS)
     assert seen[-1]["response"]["id"] == response_id
+
+
+async def test_one_whose_gateway_leaves_does_not_fail_with_it(hosts: Hosts, redis: RedisServer) -> None:
+    _, worker, (other, _) = await cluster(hosts, redis)
+    async with hosts_of(redis) as own:
+        leaving = await own.gateway()
+        await leaving.knows("w")
+        response_id = await begin(leaving)
+        await until_status(other, response_id, "in_progress")
+    watching = events(other, response_id)
+    worker.handler.gate.set()
+    seen = await asyncio.wait_for(watching, LONG_S)
+    assert text_of(seen[-1]["response"]) == answer(PROMPT, 7, TOKENS)
+    assert [event["sequence_number"] for event in seen] == list(range(len(seen)))
 
 
 async def test_what_is_kept_for_an_idempotency_key_is_no_response(hosts: Hosts, redis: RedisServer) -> None:
