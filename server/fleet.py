@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 from schemas.control import ModelCard
-from schemas.errors import ErrorCode, RequestError
+from schemas.errors import ErrorCode, RequestError, Unavailable
 from schemas.openai.strict import printable
 from server.transport.affinity import AffinityCounts
 from server.transport.base import JobQueue, WorkerInfo
 
 DRAINING = "draining"
+NO_WORKER_RETRY_S = 5.0
 
 
 class Fleet:
@@ -50,9 +51,12 @@ class Fleet:
         return list(dict.fromkeys((*self._expected, *self.cards())))
 
     def card(self, model: str) -> ModelCard | None:
-        """What is known of a model; None while its first worker has yet to come. Raises RequestError if unknown."""
+        """What is known of a model; None while its first worker has yet to come. Raises RequestError if unknown, and
+        Unavailable where nothing is known of any model: a gateway that has just begun cannot tell."""
         known = self.cards().get(model)
         if known is None and model not in self._expected:
+            if not self.models():
+                raise Unavailable("No worker has come yet.", NO_WORKER_RETRY_S)
             message = f"The model '{printable(model)}' does not exist."
             raise RequestError(ErrorCode.MODEL_NOT_FOUND, message, "model")
         return known

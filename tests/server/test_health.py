@@ -71,6 +71,13 @@ async def test_an_unknown_model_is_404_and_its_name_is_cut_and_escaped() -> None
         assert (await client.get("/v1/models/nope")).status_code == 404
 
 
+async def test_a_gateway_that_knows_no_worker_yet_does_not_deny_a_model() -> None:
+    async with client_of(MemoryQueue(tell("x"), models=())) as client:
+        answer = await client.post(CHAT, json=ask())
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "service_unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
+
+
 async def test_workers_are_listed() -> None:
     async with client_of(MemoryQueue(tell("x"))) as client:
         assert (await client.get("/admin/workers")).json() == {

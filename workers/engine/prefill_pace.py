@@ -2,17 +2,17 @@
 
 On a CPU a step takes as long as its tokens are many. Time is shared as between equals: where one prompt is under way
 beside four sequences that decode, a step may take a quarter longer than theirs alone does. The more decode, the more
-end and are followed by new prompts: where sixteen do, prompts may take as long as these, or seats would stay empty. No
-step is three times as long. What a token of a prompt costs is learned from the steps: it grows with what lies before
-it, and differs a hundredfold between models.
+end and are followed by new prompts, and the more seats would stay empty: where eight do, prompts may take as long as
+these, and where sixteen do, four times as long. What a token of a prompt costs is learned from the steps: it grows
+with what lies before it, and differs a hundredfold between models.
 """
 
 MIN_TOKENS = 16
 """Fewer would leave much of a product's work undone, and prompts would hardly get on."""
 UNKNOWN_TOKENS = 64
 """Most in a step as long as it is not known what they cost, where few decode."""
-MOST_SHARE = 2.0
-EVEN_DECODES = 16
+MOST_SHARE = 4.0
+EVEN_DECODES = 8
 """Where so many decode, prompts may take as much time as they."""
 _WEIGHT = 0.125
 """Of the newest step in an average."""
@@ -33,7 +33,7 @@ class PrefillPace:
     def share(self, num_decodes: int, num_prompts: int) -> float:
         """What `num_prompts` sequences without a first token may cost the `num_decodes` that decode, as a part of the
         time of their steps."""
-        return min(max(num_decodes / EVEN_DECODES, num_prompts / num_decodes), MOST_SHARE)
+        return min(max((num_decodes / EVEN_DECODES) ** 2, num_prompts / num_decodes), MOST_SHARE)
 
     def limit(self, num_decodes: int, share: float) -> int:
         """Most tokens of prompts in a step in which so many sequences decode, to take such a part of its time."""

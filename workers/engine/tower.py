@@ -4,7 +4,6 @@ Whoever reads an answer notices a late token sooner than who still waits for the
 the steps' time, however much it has to do, and whatever cores nobody else wants.
 """
 
-import math
 import os
 import threading
 import time
@@ -49,9 +48,10 @@ class Tower(Protocol):
 
 
 class TowerThread:
-    """Beside the steps, for models that leave a core to it."""
+    """Beside the steps, for models that leave a core to it. Where many decode, nobody leaves it that core, and what
+    their followers need is encoded faster at once."""
 
-    most_share = math.inf
+    most_share = 1.0
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(1, "tower", initializer=self._step_back)

@@ -53,5 +53,5 @@ def test_time_is_shared_as_between_equals_unless_many_decode() -> None:
     pace = PrefillPace(per_decode=16)
     assert [pace.share(n, 1) for n in (1, 2, 4)] == [1.0, 0.5, 0.25]
     assert pace.share(4, 3) == 0.75
-    assert [pace.share(n, 1) for n in (8, 16)] == [0.5, 1.0]
-    assert pace.share(5, 10) == pace.share(5, 100) == pace.share(64, 1) == MOST_SHARE
+    assert [pace.share(n, 1) for n in (8, 16)] == [1.0, 4.0]
+    assert pace.share(5, 20) == pace.share(5, 100) == pace.share(64, 1) == MOST_SHARE
