@@ -97,8 +97,8 @@ def main() -> None:
     hours = 4 * tenth_s / 3600
     notes = (
         f"{asked.clients} clients. The elder worker's mean resident size of the last three tenths is {growth:+.1f} MiB "
-        f"beside that of tenths 4 to 6: {growth / hours:+.0f} MiB an hour. Its caches hold 256 MiB of prepared media, "
-        "128 MiB of downloads and 4 GiB of keys and values at most, which the first tenths fill."
+        f"beside that of tenths 4 to 6: {growth / hours:+.0f} MiB an hour; its caches for prepared media and embeddings "
+        "take 256 MiB each before they are full."
     )
     write_report(
         "soak",
