@@ -97,7 +97,7 @@ def main() -> None:
     hours = 4 * tenth_s / 3600
     notes = (
         f"{asked.clients} clients. The elder worker's mean resident size of the last three tenths is {growth:+.1f} MiB "
-        f"beside that of tenths 4 to 6: {growth / hours:+.0f} MiB an hour; its caches for prepared media and embeddings "
+        f"beside that of tenths 4 to 6: {growth / hours:+.0f} MiB an hour; its caches of media and embeddings "
         "take 256 MiB each before they are full."
     )
     write_report(
