@@ -1,6 +1,6 @@
 """The whole recipe: ``python -m workers.demo.train --out DIR``.
 
-Three stages of a fixed number of steps, seeded throughout; a run that was interrupted goes
+Stages of a fixed number of steps, seeded throughout; a run that was interrupted goes
 on from its last save. ``DIR/checkpoint`` receives the result, ``DIR/*.jsonl`` the curves.
 """
 
@@ -45,7 +45,7 @@ STAGES: tuple[tuple[Plan, float], ...] = (
         0.25,
     ),
 )  # fmt: skip
-"""Joint learning, then finishing: the plan, and over which part of all steps the rate falls to nothing."""
+"""Joint learning, then finishing twice: the plan, and over which part of all steps the rate falls to nothing."""
 TOKENIZER_FILES = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "tokenizer_config.json")
 
 
