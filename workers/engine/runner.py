@@ -11,6 +11,7 @@ from torch import Tensor
 from workers.attention.base import Routes, Step
 from workers.attention.paged_sdpa import PagedSDPA
 from workers.engine.batch import Batch, PromptRows, build_batch
+from workers.engine.embedding_store import EmbeddingStore
 from workers.engine.faults import is_of_device
 from workers.engine.plan import Chunk, StepPlan
 from workers.engine.prompt_logprobs import ScoredToken, score_tokens
@@ -47,7 +48,7 @@ class Runner:
         self._model = model
         self._attention = attention
         self._lower = lower
-        self._embeddings: dict[bytes, Tensor] = {}
+        self._embeddings = EmbeddingStore()
 
     @property
     def device(self) -> torch.device:
@@ -80,16 +81,17 @@ class Runner:
                 embeddings[item.key] = yield from self._encode_tile_by_tile(self._model, item)
         return embeddings
 
+    @torch.inference_mode()
     def keep(self, embeddings: dict[bytes, Tensor]) -> None:
         """Hold embeddings for the steps to come, until a plan drops them."""
-        self._embeddings |= embeddings
+        self._embeddings.keep(embeddings)
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult | None:
         """Run a step. Returns None when the plan has nothing but encoding. Raises EncodingFailed before anything of the
         batch was computed."""
         for key in plan.drop_embeddings:
-            self._embeddings.pop(key, None)
+            self._embeddings.drop(key)
         if plan.encode:
             self.keep(self.encode(plan.encode))
         if not plan.chunks:
@@ -108,8 +110,7 @@ class Runner:
             if len(items) > 1:
                 return {key: found for item in items for key, found in self._encode_group([item]).items()}
             raise EncodingFailed(items[0].key, f"the vision tower cannot take this medium: {error}") from error
-        # A copy of its own: a view would keep the whole group's memory alive after the others are dropped.
-        return {item.key: part.flatten(0, 1).clone() for item, part in zip(items, parts, strict=True)}
+        return {item.key: part.flatten(0, 1) for item, part in zip(items, parts, strict=True)}
 
     def _encode_tile_by_tile(self, model: EncodesInParts, item: MediaInput) -> Generator[None, None, Tensor]:
         tiles: list[Tensor] = []
