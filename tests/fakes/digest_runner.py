@@ -8,7 +8,7 @@ of the last value. A sequence's `sampling` is its stop id, or None.
 import hashlib
 from collections.abc import Iterable
 
-from workers.engine.plan import StepPlan
+from workers.engine.plan import Chunk, StepPlan
 from workers.engine.sequence import MediaInput, Sequence
 
 VOCABULARY = 50
@@ -63,9 +63,7 @@ class DigestRunner:
             self.embeddings.pop(key, None)
         self.keep(plan.encode)
         for chunk in plan.chunks:
-            for position in range(chunk.start, chunk.end):
-                before = self._slots[self._slot(chunk.seq, position - 1)] if position else b""
-                self._slots[self._slot(chunk.seq, position)] = value_of(before, chunk.seq, position, self.embeddings)
+            self.prefill(chunk)
         sampled = {}
         for chunk in plan.chunks:  # after all writes: two sequences that write one slot are found out here
             attended = [self._slots[self._slot(chunk.seq, position)] for position in range(chunk.end)]
@@ -73,6 +71,12 @@ class DigestRunner:
             if chunk.samples:
                 sampled[chunk.seq.request_id] = token_after(attended[-1])
         return sampled
+
+    def prefill(self, chunk: Chunk) -> None:
+        """Write a chunk's slots."""
+        for position in range(chunk.start, chunk.end):
+            before = self._slots[self._slot(chunk.seq, position - 1)] if position else b""
+            self._slots[self._slot(chunk.seq, position)] = value_of(before, chunk.seq, position, self.embeddings)
 
     def keep(self, encoded: Iterable[MediaInput]) -> None:
         """The tower's embeddings of these."""

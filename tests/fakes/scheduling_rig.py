@@ -5,7 +5,7 @@ import math
 from tests.fakes.digest_runner import DigestRunner
 from workers.engine.block_manager import BlockManager
 from workers.engine.encoder_cache import EncoderCache
-from workers.engine.plan import StepPlan
+from workers.engine.plan import Chunk, StepPlan
 from workers.engine.prefill_pace import PrefillPace
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import MediaInput, Sequence, Status
@@ -15,6 +15,8 @@ class Rig:
     """Sequences live here until they end; `sampling` is their stop id, or None.
 
     encode_steps: None: the tower runs in the step. Else it runs beside the steps, and takes so many of them.
+    beside_tokens: most of a prompt that is computed beside the steps at once, in as many steps as the tower takes. Its
+        keys and values are written when it begins and once more when it is done: nobody may touch them in between.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Rig:
         prefix_cache: bool = True,
         encode_steps: int | None = None,
         prefill_per_decode: int | None = None,
+        beside_tokens: int = 0,
     ) -> None:
         self.blocks = BlockManager(num_blocks, block_size, prefix_cache)
         self.encoder_cache = EncoderCache(encoder_tokens, token_bytes=1)
@@ -40,9 +43,11 @@ class Rig:
             max_encode_tokens,
             prefill_chunk,
             beside_share=0.0 if encode_steps is None else math.inf,
+            beside_tokens=beside_tokens,
             pace=None if prefill_per_decode is None else PrefillPace(prefill_per_decode),
         )
         self.encoding: tuple[MediaInput, ...] = ()  # what the tower is at, beside the steps
+        self.prefilling: Chunk | None = None  # what is computed beside them
         self._encode_steps = encode_steps or 0
         self._steps_left = 0
         self.runner = DigestRunner(num_blocks * block_size, block_size)
@@ -57,19 +62,21 @@ class Rig:
         return seq
 
     def abort(self, request_id: str) -> None:
+        if self.scheduler.is_prefilling_beside(request_id):
+            self.finish_beside()
         seq = self.scheduler.abort(request_id)
         assert seq is self.live.pop(request_id)
         self.check()
 
     def step(self) -> StepPlan:
         decoding = [seq for seq in self.live.values() if seq.status is Status.RUNNING and seq.num_uncomputed == 1]
-        if self.encoding and self._steps_left == 0:
-            self.finish_encoding()
+        if self.is_busy_beside and self._steps_left <= 0:
+            self.finish_beside()
         self._steps_left -= 1
         plan = self.plan()
         self._check_plan(plan, decoding)
-        if not plan.chunks and self.encoding:
-            self.finish_encoding()
+        if not plan.chunks and self.is_busy_beside:
+            self.finish_beside()
         sampled = self.runner.run(plan)
         assert len(self.runner.embeddings) == len(self.encoder_cache) - len(self.encoding)
         assert all(key in self.encoder_cache for key in self.runner.embeddings)
@@ -85,19 +92,32 @@ class Rig:
         return plan
 
     def plan(self) -> StepPlan:
-        """Plan a step; the tower begins with what is to be encoded beside it."""
+        """Plan a step; what is to be computed beside it begins."""
         plan = self.scheduler.schedule()
         if plan.encode_beside:
             assert not self.encoding and not plan.encode
             assert any(chunk.length == 1 for chunk in plan.chunks)
             self.encoding, self._steps_left = plan.encode_beside, self._encode_steps
+        if plan.prefill_beside:
+            assert not self.encoding and self.prefilling is None
+            self.prefilling, self._steps_left = plan.prefill_beside, self._encode_steps
+            self.runner.prefill(self.prefilling)
         return plan
 
-    def finish_encoding(self) -> None:
-        """The tower is done beside the steps."""
-        self.runner.keep(self.encoding)
-        self.encoding = ()
-        self.scheduler.encoded_beside()
+    @property
+    def is_busy_beside(self) -> bool:
+        return bool(self.encoding) or self.prefilling is not None
+
+    def finish_beside(self) -> None:
+        """What was computed beside the steps is done."""
+        if self.prefilling is not None:
+            self.runner.prefill(self.prefilling)
+            self.prefilling = None
+            self.scheduler.prefilled_beside()
+        else:
+            self.runner.keep(self.encoding)
+            self.encoding = ()
+            self.scheduler.encoded_beside()
 
     def run(self, max_steps: int = 10_000) -> int:
         """Step until nothing is left; returns how many steps that took."""
@@ -115,12 +135,18 @@ class Rig:
 
     def _check_plan(self, plan: StepPlan, decoding: list[Sequence]) -> None:
         max_num_seqs, max_num_batched_tokens, max_encode_tokens, prefill_chunk = self._limits
-        assert plan.chunks or self.encoding or not self.live
+        assert plan.chunks or self.is_busy_beside or not self.live
         assert plan.num_tokens <= max_num_batched_tokens and self.scheduler.num_running <= max_num_seqs
         assert all(chunk.length <= (prefill_chunk or max_num_batched_tokens) for chunk in plan.chunks)
         scheduled = {chunk.seq for chunk in plan.chunks}
         assert len(scheduled) == len(plan.chunks)
-        assert all(seq in scheduled or seq.status is Status.PREEMPTED or seq.media for seq in decoding)
+        assert all(
+            seq in scheduled or seq.status is Status.PREEMPTED or seq.media or self._waits_for_pages(seq)
+            for seq in decoding
+        )
+        if self.prefilling is not None:
+            assert self.prefilling.seq not in scheduled and not self.prefilling.samples
+            assert self.prefilling.end < self.prefilling.seq.num_tokens
         for chunk in plan.chunks:
             assert chunk.start == chunk.seq.num_computed_tokens and chunk.length >= 1
             assert chunk.samples == (chunk.end == chunk.seq.num_tokens)
@@ -129,3 +155,7 @@ class Rig:
             assert len({item.key for item in encode}) == len(encode)
         for item in plan.encode:
             assert any(item in chunk.seq.media_between(chunk.start, chunk.end) for chunk in plan.chunks)
+
+    def _waits_for_pages(self, seq: Sequence) -> bool:
+        """Whether the pages that it needs are those of the chunk beside the steps."""
+        return self.prefilling is not None and not self.blocks.can_allocate(seq, seq.num_tokens)

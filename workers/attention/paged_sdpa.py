@@ -6,6 +6,7 @@ keys are contiguous per head: on a CPU that reads about twice as fast as slots w
 """
 
 from collections.abc import Callable
+from copy import copy
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,12 @@ class PagedSDPA:
         self._scratch = torch.empty(0, dtype=dtype, device=device)
         self._rows = torch.empty(0, dtype=torch.int64, device=device)
         self._reads: list[Callable[[int, Tensor, Tensor, Tensor, Tensor], None]] = []
+
+    def over_same_pages(self) -> "PagedSDPA":
+        """Another one over the same pool, for a thread of its own. The two never write the same pages."""
+        other = copy(self)
+        other._scratch = self._scratch.new_empty(0)
+        return other
 
     def prepare(self, batch: PageLayout) -> None:
         """Take over a step's layout: where new keys go and which pages each row reads."""

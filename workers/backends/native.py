@@ -85,9 +85,9 @@ class NativeBackend:
         scheduler, usage, done = self._engine.scheduler, self._engine.block_manager.usage, self._engine.counters
         under_way = {}
         if scheduler.has_work:
-            under_way["the engine's step"] = done.steps + done.encoded_tokens
-        if self._engine.is_encoding:
-            under_way["the vision tower"] = done.encoded_tokens
+            under_way["the engine's step"] = done.steps + done.encoded_tokens + done.prefill_tokens
+        if self._engine.is_busy_beside:
+            under_way["what is computed beside the steps"] = done.encoded_tokens + done.prefill_tokens
         return BackendStats(scheduler.num_running, scheduler.num_waiting, usage, asdict(done), under_way)
 
     def _stop(self) -> None:

@@ -9,12 +9,12 @@ from workers.attention.paged_sdpa import PagedSDPA
 from workers.backends.native import NativeBackend
 from workers.backends.sizing import EngineLimits
 from workers.engine.block_manager import BlockManager
+from workers.engine.companion import open_companion
 from workers.engine.encoder_cache import EncoderCache
 from workers.engine.engine import Engine
 from workers.engine.prefill_pace import PrefillPace
 from workers.engine.runner import Runner
 from workers.engine.scheduler import Scheduler
-from workers.engine.tower import open_tower
 from workers.models.base import VisionLanguageModel
 
 
@@ -54,7 +54,7 @@ def build_engine(model: VisionLanguageModel, limits: EngineLimits, enable_prefix
         limits.num_blocks, limits.block_size, enable_prefix_cache, shares_outputs=unfolding is None
     )
     encoder_cache = EncoderCache(limits.encoder_cache_bytes, model.hidden_size * model.dtype.itemsize)
-    tower = open_tower(model.device)
+    companion = open_companion(model.device)
     scheduler = Scheduler(
         block_manager,
         encoder_cache,
@@ -62,12 +62,13 @@ def build_engine(model: VisionLanguageModel, limits: EngineLimits, enable_prefix
         limits.max_num_batched_tokens,
         limits.max_encode_tokens,
         media_unit=unfolding.token_grid if unfolding else 1,
-        beside_share=0.0 if tower is None else tower.most_share,
+        beside_share=0.0 if companion is None else companion.most_share,
+        beside_tokens=0 if companion is None else companion.prefill_tokens,
         pace=None if limits.prefill_per_decode is None else PrefillPace(limits.prefill_per_decode),
     )
     attention = PagedSDPA(model.kv_spec, limits.num_blocks, limits.block_size, model.dtype, model.device)
     runner = Runner(model, attention, _lower_attention(model, limits))
-    return Engine(scheduler, block_manager, runner, tower)
+    return Engine(scheduler, block_manager, runner, companion)
 
 
 def _lower_attention(model: VisionLanguageModel, limits: EngineLimits) -> PagedSDPA | None:

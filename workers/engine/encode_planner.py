@@ -27,33 +27,37 @@ class EncodePlanner:
 
     @property
     def is_awaiting(self) -> bool:
-        """Whether something is being encoded beside the steps."""
-        return bool(self._awaited)
+        """Whether something is being encoded beside the steps, or is planned to be."""
+        return bool(self._awaited) or (self._is_beside and bool(self._planned))
 
     def begin(self, is_beside: bool) -> None:
         """A step is to be planned, with the tower in it or beside it: beside it in any case while it is at work."""
         self._planned = []
         self._budget = self._max_tokens
-        self._is_beside = is_beside or self.is_awaiting
+        self._is_beside = is_beside or bool(self._awaited)
         self._is_encoding = True
 
     def take(self) -> tuple[tuple[MediaInput, ...], tuple[MediaInput, ...]]:
         """What is to be encoded in the planned step, and what beside it; one of them is empty."""
-        planned = tuple(self._planned)
+        planned, self._planned = tuple(self._planned), []
         if not self._is_beside:
             return planned, ()
         self._awaited += planned
         return (), planned
 
-    def claim(self, seq: Sequence, start: int, end: int) -> int:
-        """Hold the embeddings that tokens [start, end) need; returns where the chunk must end for want of one."""
+    def claim(self, seq: Sequence, start: int, end: int, looks_ahead: bool = True) -> int:
+        """Hold the embeddings that tokens [start, end) need; returns where the chunk must end for want of one.
+
+        looks_ahead: whether the tower, where it is beside the steps and has nothing to do, is to begin with what comes
+        next.
+        """
         for item in seq.media_between(start, end):
             is_there = self._is_encoded(item) if self._is_beside else self._encode(item)
             if not is_there:
                 end = max(start, item.start)
                 break
             self._cache.acquire(item.key, seq.request_id)
-        if self._is_beside and not self._awaited:
+        if looks_ahead and self._is_beside and not self._awaited:
             self._encode_ahead(seq, start)
         return end
 

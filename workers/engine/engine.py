@@ -11,13 +11,13 @@ from torch import Tensor
 from schemas.errors import EngineError, GlimpsedError
 from workers.engine.batch import packing_order
 from workers.engine.block_manager import BlockManager
+from workers.engine.companion import Companion
 from workers.engine.faults import Suspects, is_of_device
 from workers.engine.plan import StepPlan
 from workers.engine.runner import EncodingFailed, Runner
 from workers.engine.sampler import Choice, Logprobs, Row, sample
 from workers.engine.scheduler import Scheduler
 from workers.engine.sequence import Sequence, Status
-from workers.engine.tower import Tower
 from workers.grammar.masks import MaskFiller, MaskJob
 
 log = logging.getLogger(__name__)
@@ -63,34 +63,39 @@ class Engine:
         scheduler: Scheduler,
         block_manager: BlockManager,
         runner: Runner,
-        tower: Tower | None = None,
+        companion: Companion | None = None,
         clock: Callable[[], float] = time.thread_time,
     ) -> None:
-        """tower: where media are encoded beside the steps, for a scheduler that plans so. clock: tells the scheduler
-        what steps take; time that other processes had of it should not count."""
+        """companion: where pictures and prompts are computed beside the steps, for a scheduler that plans so. clock:
+        tells the scheduler what steps take; time that other processes had of it should not count."""
         self.scheduler = scheduler
         self.block_manager = block_manager
         self.counters = Counters()
         self._runner = runner
         self._masks = MaskFiller()
         self._suspects = Suspects()
-        self._tower = tower
+        self._companion = companion
         self._clock = clock
-        self._encoding: Future[dict[bytes, Tensor]] | None = None
-        self._turn_s = 0.0  # what the tower may have of the time before the next step
+        self._encoding: Future[dict[bytes, Tensor]] | None = None  # at most one of these two
+        self._prefilling: Future[None] | None = None
+        self._turn_s = 0.0  # what the companion may have of the time before the next step
 
     def add(self, seq: Sequence) -> None:
         """Queue a sequence. Raises ValueError when it could never fit into the K/V pool (ask `scheduler.fits`)."""
         self.scheduler.add(seq)
 
     def abort(self, request_id: str) -> None:
-        """Forget a sequence wherever it is; unknown ids are fine. Its blocks are free when this returns."""
+        """Forget a sequence wherever it is; unknown ids are fine. Its blocks are free when this returns: what is being
+        computed of it beside the steps is waited for."""
+        if self._companion is not None and self.scheduler.is_prefilling_beside(request_id):
+            self._companion.finish()
+            self._take_done()
         self.scheduler.abort(request_id)
 
     @property
-    def is_encoding(self) -> bool:
-        """Whether media are being encoded beside the steps."""
-        return self._encoding is not None
+    def is_busy_beside(self) -> bool:
+        """Whether pictures or a prompt are being computed beside the steps."""
+        return self._encoding is not None or self._prefilling is not None
 
     def step(self) -> list[TokenOutput | SequenceFailed]:
         """Schedule, run, sample, account. Returns the new tokens of this step.
@@ -99,19 +104,17 @@ class Engine:
         otherwise, each of its sequences repeats it alone, and the one with which it raises again ends. What comes
         through is the device's fault or ours: the engine is not to be used again.
         """
-        if self._encoding is not None and self._tower is not None:
-            self._tower.take_turn(self._turn_s)
-        if self._encoding is not None and self._encoding.done():
-            failed = self._take_encoded(self._encoding)
-            if failed:
-                return failed
+        if self._companion is not None and self.is_busy_beside:
+            self._companion.take_turn(self._turn_s)
+        failed = self._take_done()
+        if failed:
+            return failed
         plan = self.scheduler.schedule(self._suspects.next())
-        if plan.encode_beside and self._tower is not None:
-            self._encoding = self._tower.begin(self._runner, plan.encode_beside)
-            self.counters.encoded_items += len(plan.encode_beside)
-        if not plan.chunks and self._encoding is not None and self._tower is not None:
-            self._tower.finish()
-            return self._take_encoded(self._encoding)
+        if self._companion is not None:
+            self._begin_beside(self._companion, plan)
+            if not plan.chunks and self.is_busy_beside:
+                self._companion.finish()
+                return self._take_done()
         began_s = self._clock()
         try:
             sampled = self._compute(plan)
@@ -158,18 +161,47 @@ class Engine:
             raise error
         if guilty is None:
             return []
-        self.scheduler.finish(guilty, Status.FINISHED_ERROR)
-        return [SequenceFailed(guilty.request_id, repr(error), EngineError("The model failed on this request."))]
+        return [self._end_guilty(guilty, error)]
+
+    def _end_guilty(self, seq: Sequence, error: Exception) -> SequenceFailed:
+        self.scheduler.finish(seq, Status.FINISHED_ERROR)
+        return SequenceFailed(seq.request_id, repr(error), EngineError("The model failed on this request."))
+
+    def _begin_beside(self, companion: Companion, plan: StepPlan) -> None:
+        if plan.encode_beside:
+            self._encoding = companion.encode(self._runner, plan.encode_beside)
+            self.counters.encoded_items += len(plan.encode_beside)
+        if plan.prefill_beside:
+            self._prefilling = companion.prefill(self._runner, plan.prefill_beside)
+
+    def _take_done(self) -> list[TokenOutput | SequenceFailed]:
+        """Take in what was computed beside the steps, if it is done. Returns the sequences that ended because it could
+        not be."""
+        if self._encoding is not None and self._encoding.done():
+            encoding, self._encoding = self._encoding, None
+            return self._take_encoded(encoding)
+        if self._prefilling is not None and self._prefilling.done():
+            prefilling, self._prefilling = self._prefilling, None
+            return self._take_prefilled(prefilling)
+        return []
 
     def _take_encoded(self, encoding: "Future[dict[bytes, Tensor]]") -> list[TokenOutput | SequenceFailed]:
-        """Hold what was encoded beside the steps. Returns the sequences that ended because it could not be."""
-        self._encoding = None
         try:
             self._runner.keep(encoding.result())
         except EncodingFailed as error:
             return _failures(self.scheduler.fail_beside(error.key), error)
         self.counters.encoded_tokens += self.scheduler.encoded_beside()
         return []
+
+    def _take_prefilled(self, prefilling: "Future[None]") -> list[TokenOutput | SequenceFailed]:
+        error = prefilling.exception()
+        if error is None:
+            self.counters.prefill_tokens += self.scheduler.prefilled_beside()
+            return []
+        if not isinstance(error, Exception) or is_of_device(error, self._runner.device):
+            raise error
+        log.error("a chunk beside the steps raised", exc_info=error)
+        return [self._end_guilty(self.scheduler.discard_prefilled(), error)]
 
     def _fail(self, plan: StepPlan, error: EncodingFailed) -> list[TokenOutput | SequenceFailed]:
         """End every sequence of the step that holds the medium."""

@@ -29,6 +29,7 @@ class StepPlan:
     chunks: at most one per sequence; those of a single token come first.
     encode: media that the vision tower must run now, each key once.
     encode_beside: media that it shall begin now, while steps go on; never together with `encode`.
+    prefill_beside: a chunk that shall be computed from now on, while steps go on; never together with `encode_beside`.
     drop_embeddings: keys whose embeddings are to be let go before anything is encoded (a key may be in `encode` too;
         one that the runner does not hold is ignored).
     preempted: ids of the sequences that lost their pages in this step.
@@ -37,6 +38,7 @@ class StepPlan:
     chunks: tuple[Chunk, ...]
     encode: tuple[MediaInput, ...] = ()
     encode_beside: tuple[MediaInput, ...] = ()
+    prefill_beside: Chunk | None = None
     drop_embeddings: tuple[bytes, ...] = ()
     preempted: tuple[str, ...] = ()
 

@@ -40,14 +40,30 @@ class StepResult:
     scored: list[list[ScoredToken]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    """Attention over a model's pages. lower: that of the stack under the backbone, in the same pages."""
+
+    attention: PagedSDPA
+    lower: PagedSDPA | None
+
+    @property
+    def block_size(self) -> int:
+        return self.attention.block_size
+
+    def again(self) -> "_Pages":
+        """The same for another thread."""
+        return _Pages(self.attention.over_same_pages(), self.lower and self.lower.over_same_pages())
+
+
 class Runner:
     """One model with its K/V pool on one device."""
 
     def __init__(self, model: VisionLanguageModel, attention: PagedSDPA, lower: PagedSDPA | None = None) -> None:
         """lower: the pool of the model's lower stack, over the same pages; see `KVSpec`."""
         self._model = model
-        self._attention = attention
-        self._lower = lower
+        self._pages = _Pages(attention, lower)
+        self._pages_beside = self._pages.again()
         self._embeddings = EmbeddingStore()
 
     @property
@@ -82,6 +98,12 @@ class Runner:
         return embeddings
 
     @torch.inference_mode()
+    def prefill(self, chunk: Chunk) -> None:
+        """The keys and values of a chunk, beside the steps; for one thread beside theirs. Its media must be kept."""
+        batch = build_batch((chunk,), self._pages.block_size)
+        self._forward((chunk,), batch, self._pages_beside)
+
+    @torch.inference_mode()
     def keep(self, embeddings: dict[bytes, Tensor]) -> None:
         """Hold embeddings for the steps to come, until a plan drops them."""
         self._embeddings.keep(embeddings)
@@ -96,8 +118,11 @@ class Runner:
             self.keep(self.encode(plan.encode))
         if not plan.chunks:
             return None
-        batch = build_batch(plan.chunks, self._attention.block_size)
-        return self._forward(plan.chunks, batch)
+        batch = build_batch(plan.chunks, self._pages.block_size)
+        hidden = self._forward(plan.chunks, batch, self._pages)
+        scored = [self._score(rows, hidden) for rows in batch.prompt_rows]
+        sample_rows = torch.from_numpy(batch.sample_rows).to(self._model.device)
+        return StepResult(batch, self._model.compute_logits(hidden[sample_rows]), scored)
 
     def _encode_group(self, items: Seq[MediaInput]) -> dict[bytes, Tensor]:
         """Media whose tiles have one shape; where the tower refuses them together, one by one."""
@@ -134,25 +159,23 @@ class Runner:
             raise EncodingFailed(item.key, f"{len(embedding)} embeddings came for {item.encoded_length} placeholders")
         return embedding
 
-    def _forward(self, chunks: Seq[Chunk], batch: Batch) -> StepResult:
+    def _forward(self, chunks: Seq[Chunk], batch: Batch, pages: _Pages) -> Tensor:
+        """The hidden states of a batch's tokens [T, H]."""
         model = self._model
-        token_ids, positions, rope_lens, sample_rows = (
-            torch.from_numpy(x).to(model.device)
-            for x in (batch.token_ids, batch.positions, batch.rope_lens, batch.sample_rows)
+        token_ids, positions, rope_lens = (
+            torch.from_numpy(x).to(model.device) for x in (batch.token_ids, batch.positions, batch.rope_lens)
         )
         hidden = model.embed_tokens(token_ids)
         for rows in batch.media:
             count = rows.stop - rows.start
             hidden[rows.start : rows.stop] = self._embeddings[rows.key][rows.offset : rows.offset + count]
-        self._attention.prepare(batch)
-        step = Step(positions=positions, rope_lens=rope_lens, attend=self._attention, routes=self._routes(batch))
+        pages.attention.prepare(batch)
+        step = Step(positions=positions, rope_lens=rope_lens, attend=pages.attention, routes=self._routes(batch))
         if batch.grid_positions is not None:
             step.grid_positions = torch.from_numpy(batch.grid_positions).to(model.device)
-        if self._lower is not None:
-            step.lower = self._lower_step(self._lower, chunks, batch, step)
-        hidden = model.forward(hidden, step)
-        scored = [self._score(rows, hidden) for rows in batch.prompt_rows]
-        return StepResult(batch, model.compute_logits(hidden[sample_rows]), scored)
+        if pages.lower is not None:
+            step.lower = self._lower_step(pages.lower, chunks, batch, step)
+        return model.forward(hidden, step)
 
     def _score(self, rows: PromptRows, hidden: Tensor) -> list[ScoredToken]:
         token_ids = rows.seq.token_ids[rows.position : rows.position + rows.count]
@@ -163,7 +186,7 @@ class Runner:
         if lower.spec.unfolding is None:
             lower.prepare(batch)
             return Step(step.positions, step.rope_lens, lower)
-        unfolded = unfold_batch(chunks, self._attention.block_size, lower.spec.unfolding)
+        unfolded = unfold_batch(chunks, self._pages.block_size, lower.spec.unfolding)
         lower.prepare(unfolded)
         positions, rows = (torch.from_numpy(x).to(self._model.device) for x in (unfolded.positions, unfolded.rows))
         return Step(positions, positions + 1, lower, rows=rows)

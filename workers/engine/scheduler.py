@@ -10,6 +10,8 @@ Everything goes by order = (priority, arrival); within one priority nobody overt
   from what the prefix cache still has; its outputs stay. A waiting sequence of a higher priority takes seats and pages
   from running ones of a lower priority in the same way.
 - A chunk ends before the span of a picture that is not encoded yet and cannot be in this step: see encode_planner.
+- Beside the steps there may be one chunk or one batch of pictures under way; see prefill_beside. Until the chunk is
+  done, its sequence is in no step and keeps its pages; who needs them waits.
 - Where the model cannot divide a line of placeholder tokens, no chunk ends within one.
 
 Progress: the first sequence in order can always take the pages of all others, and what others hold of the encoder
@@ -25,6 +27,7 @@ from workers.engine.block_manager import BlockManager
 from workers.engine.encode_planner import EncodePlanner
 from workers.engine.encoder_cache import EncoderCache
 from workers.engine.plan import Chunk, StepPlan
+from workers.engine.prefill_beside import PrefillBeside
 from workers.engine.prefill_pace import PrefillPace
 from workers.engine.sequence import Sequence, Status
 
@@ -54,8 +57,9 @@ class Scheduler:
     prefill_chunk: most tokens of one sequence in one step; None: only the step's budget limits it.
     media_unit: placeholder tokens of a span come in lines of so many, which one chunk holds whole. A chunk is cut down
         to whole lines; one line more than the limits allow is taken where there would be nothing else.
-    beside_share: the tower can run while steps go on, and does where prompts may have at most such a part of the steps'
-        time; 0: it cannot.
+    beside_share: pictures and prompts can be computed while steps go on, and are where they may have at most such a
+        part of the steps' time; 0: they cannot.
+    beside_tokens: most of a prompt that is computed so at once; 0: only pictures are.
     pace: how many tokens of prefills a step takes while sequences decode; None: as many as the step's budget leaves.
 
     Raises ValueError for a limit less than 1 or a token budget too small to decode all running sequences at once.
@@ -71,6 +75,7 @@ class Scheduler:
         prefill_chunk: int | None = None,
         media_unit: int = 1,
         beside_share: float = 0.0,
+        beside_tokens: int = 0,
         pace: PrefillPace | None = None,
     ) -> None:
         if min(max_num_seqs, max_encode_tokens, media_unit, 1 if prefill_chunk is None else prefill_chunk) < 1:
@@ -82,6 +87,7 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._encodes = EncodePlanner(encoder_cache, max_encode_tokens)
+        self._prefills = PrefillBeside(beside_tokens)
         self._beside_share = beside_share
         self._prefill_chunk = max_num_batched_tokens if prefill_chunk is None else prefill_chunk
         self._media_unit = media_unit
@@ -130,8 +136,10 @@ class Scheduler:
         return seq
 
     def finish(self, seq: Sequence, status: Status) -> None:
-        """End a sequence with a finished status. Raises ValueError when it is not here, or the status is no end."""
-        if self._sequences.get(seq.request_id) is not seq or status <= Status.PREEMPTED:
+        """End a sequence with a finished status. Raises ValueError when it is not here, or the status is no end, or a
+        chunk of it is under way beside the steps."""
+        is_here = self._sequences.get(seq.request_id) is seq and not self._prefills.holds(seq)
+        if not is_here or status <= Status.PREEMPTED:
             raise ValueError(f"cannot finish {seq.request_id} as {status.name}")
         (self._running if seq.status is Status.RUNNING else self._waiting).remove(seq)
         del self._sequences[seq.request_id]
@@ -145,7 +153,9 @@ class Scheduler:
         """
         num_decodes = sum(seq.num_uncomputed == 1 for seq in self._running)
         step = _Step(self._prefill_budget(num_decodes), is_admitting=alone is None)
-        self._encodes.begin(num_decodes > 0 and self.prompt_share <= self._beside_share)
+        is_beside = num_decodes > 0 and self.prompt_share <= self._beside_share
+        self._encodes.begin(is_beside)
+        self._prefills.begin(is_beside and alone is None)
         index = 0
         while True:
             is_new = self._is_waiting_next(index, step)
@@ -165,6 +175,7 @@ class Scheduler:
             chunks=tuple(sorted(step.chunks, key=lambda chunk: chunk.length > 1)),
             encode=encode,
             encode_beside=encode_beside,
+            prefill_beside=self._prefills.take(),
             drop_embeddings=self._encoder_cache.take_dropped(),
             preempted=tuple(step.preempted),
         )
@@ -180,22 +191,17 @@ class Scheduler:
             self._pace.note(num_decodes, plan.num_tokens - num_decodes, step_s)
         self._encoder_cache.complete(item.key for item in plan.encode)
         for chunk in plan.chunks:
-            seq = chunk.seq
-            if seq.is_finished:
+            if chunk.seq.is_finished:
                 continue
-            seq.num_computed_tokens = chunk.end
-            self._block_manager.commit(seq)
-            for item in seq.media_passed(chunk.start, chunk.end):
-                self._encoder_cache.release(item.key, seq.request_id)
+            self._take_in(chunk)
             if chunk.samples:
-                seq.token_ids.append(sampled[seq.request_id])
+                chunk.seq.token_ids.append(sampled[chunk.seq.request_id])
 
     def discard(self, plan: StepPlan) -> None:
         """Forget a step that failed: nothing of it counts as computed or encoded, and the next plan may repeat it."""
         self._encoder_cache.discard((item.key for item in plan.encode), plan.drop_embeddings)
         for chunk in plan.chunks:
-            for item in chunk.seq.media_between(chunk.start, chunk.end):
-                self._encoder_cache.release(item.key, chunk.seq.request_id)
+            self._let_go(chunk)
 
     def encoded_beside(self) -> int:
         """What a plan had encoded beside the steps is there; returns how many tokens that were."""
@@ -209,6 +215,23 @@ class Scheduler:
         self._encodes.discard_beside()
         return failed
 
+    def is_prefilling_beside(self, request_id: str) -> bool:
+        """Whether a chunk of this sequence is under way beside the steps."""
+        seq = self._sequences.get(request_id)
+        return seq is not None and self._prefills.holds(seq)
+
+    def prefilled_beside(self) -> int:
+        """The chunk that a plan had computed beside the steps is done; returns how many tokens it had."""
+        chunk = self._prefills.done()
+        self._take_in(chunk)
+        return chunk.length
+
+    def discard_prefilled(self) -> Sequence:
+        """The chunk beside the steps could not be computed; nothing of it counts. Returns its sequence."""
+        chunk = self._prefills.done()
+        self._let_go(chunk)
+        return chunk.seq
+
     def _prefill_budget(self, num_decodes: int) -> int:
         left = self._max_num_batched_tokens - num_decodes
         if self._pace is None or num_decodes == 0:
@@ -216,8 +239,9 @@ class Scheduler:
             return left
         num_seated = min(len(self._sequences), self._max_num_seqs)
         self.prompt_share = self._pace.share(num_decodes, num_seated - num_decodes)
-        # The other half is the tower's.
-        share = self.prompt_share / 2 if self._encodes.is_awaiting else self.prompt_share
+        # The other half is for what is computed beside the steps.
+        is_beside = self._encodes.is_awaiting or self._prefills.is_busy
+        share = self.prompt_share / 2 if is_beside else self.prompt_share
         return min(left, self._pace.limit(num_decodes, share))
 
     def _is_waiting_next(self, index: int, step: _Step) -> bool:
@@ -229,7 +253,11 @@ class Scheduler:
     def _admit(self, seq: Sequence, step: _Step) -> bool:
         """Give the first waiting sequence a seat and pages for all its tokens; False when it must go on waiting."""
         while not self._has_room(seq):
-            if not self._running or self._running[-1].priority <= seq.priority:
+            if (
+                not self._running
+                or self._running[-1].priority <= seq.priority
+                or self._prefills.holds(self._running[-1])
+            ):
                 return False
             self._preempt(self._running[-1], step)
         self._waiting.pop(0)
@@ -247,14 +275,20 @@ class Scheduler:
         )
 
     def _give_chunk(self, seq: Sequence, is_new: bool, step: _Step) -> None:
+        if self._prefills.holds(seq):
+            return
         is_decode = seq.num_uncomputed == 1 and not is_new
-        length = 1 if is_decode else min(seq.num_uncomputed, self._prefill_chunk, step.budget)
+        num_beside = 0 if self._encodes.is_awaiting else self._prefills.length(seq)
+        length = num_beside or (1 if is_decode else min(seq.num_uncomputed, self._prefill_chunk, step.budget))
         start = seq.num_computed_tokens
         end = self._whole_lines(seq, start, start + length)
         if length == 0 or not self._make_room(seq, end, step):
             return
-        end = self._encodes.claim(seq, start, end)
+        end = self._encodes.claim(seq, start, end, looks_ahead=not num_beside and not self._prefills.is_busy)
         if end == start:
+            return
+        if num_beside:
+            self._prefills.plan(seq, start, end)
             return
         if not is_decode:
             step.budget = max(0, step.budget - (end - start))
@@ -269,9 +303,12 @@ class Scheduler:
         return end
 
     def _make_room(self, seq: Sequence, num_tokens: int, step: _Step) -> bool:
-        """Find pages for a running sequence; False when it was itself the last in order and lost its own."""
+        """Find pages for a running sequence; False when it was itself the last in order and lost its own, or must wait
+        until the last one's chunk beside the steps is done."""
         while not self._block_manager.can_allocate(seq, num_tokens):
             victim = self._running[-1]
+            if self._prefills.holds(victim):
+                return False
             self._preempt(victim, step)
             if victim is seq:
                 return False
@@ -285,6 +322,18 @@ class Scheduler:
         seq.num_computed_tokens = 0
         step.preempted.append(seq.request_id)
         insort(self._waiting, seq, key=_order)
+
+    def _take_in(self, chunk: Chunk) -> None:
+        """A chunk was computed."""
+        chunk.seq.num_computed_tokens = chunk.end
+        self._block_manager.commit(chunk.seq)
+        for item in chunk.seq.media_passed(chunk.start, chunk.end):
+            self._encoder_cache.release(item.key, chunk.seq.request_id)
+
+    def _let_go(self, chunk: Chunk) -> None:
+        """A chunk was not computed."""
+        for item in chunk.seq.media_between(chunk.start, chunk.end):
+            self._encoder_cache.release(item.key, chunk.seq.request_id)
 
     def _release(self, seq: Sequence) -> None:
         self._block_manager.free(seq)

@@ -34,7 +34,7 @@ class CountingEngine:
         return len(self._sequences)
 
     num_waiting = 0
-    is_encoding = False
+    is_busy_beside = False
 
     @property
     def usage(self) -> float:

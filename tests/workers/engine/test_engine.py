@@ -12,12 +12,12 @@ import torch
 from tests.e2e.goldens import LEAN
 from workers.backends.open import build_engine
 from workers.backends.sizing import EngineLimits
+from workers.engine.companion import CompanionTurns
 from workers.engine.engine import Engine, TokenOutput
 from workers.engine.plan import StepPlan
 from workers.engine.sampler import NonFiniteLogits
 from workers.engine.sampling import Sampling
 from workers.engine.sequence import MediaInput, Sequence
-from workers.engine.tower import TowerTurns
 from workers.models.layers import run_through
 from workers.weights.load import load_model
 
@@ -135,7 +135,7 @@ def test_a_tower_beside_the_steps_changes_no_token_and_fails_only_whom_it_must(
     expected, _ = run(undisturbed)
 
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
-    monkeypatch.setattr(TowerTurns, "most_share", math.inf)
+    monkeypatch.setattr(CompanionTurns, "most_share", math.inf)
     engine = build_engine(model, LIMITS, enable_prefix_cache=False)
     engine.add(sequence("text", tokens=40))
     first = engine.step()

@@ -25,6 +25,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         encoder_tokens=st.sampled_from([0, 4, 9, 64]),
         prefix_cache=st.booleans(),
         encode_steps=st.sampled_from([None, 0, 1, 4]),
+        beside_tokens=st.sampled_from([0, 5, 64]),
     )
     def start(
         self,
@@ -37,6 +38,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         encoder_tokens: int,
         prefix_cache: bool,
         encode_steps: int | None,
+        beside_tokens: int,
     ) -> None:
         self.rig = Rig(
             num_blocks,
@@ -48,6 +50,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             encoder_tokens,
             prefix_cache,
             encode_steps,
+            beside_tokens=beside_tokens,
         )
         self.expected: dict[str, list[int]] = {}
         self.num_added = 0

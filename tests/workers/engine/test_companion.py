@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from workers.engine import tower as tower_module
+from workers.engine import companion as companion_module
+from workers.engine.companion import CompanionThread, CompanionTurns, Embeddings, open_companion
 from workers.engine.sequence import MediaInput
-from workers.engine.tower import Embeddings, TowerThread, TowerTurns, open_tower
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Encoder:
 
 
 @pytest.fixture
-def thread() -> Iterator[TowerThread]:
-    opened = TowerThread()
+def thread() -> Iterator[CompanionThread]:
+    opened = CompanionThread()
     yield opened
     opened.close()
 
@@ -45,30 +45,30 @@ def thread() -> Iterator[TowerThread]:
 def test_a_tower_has_a_thread_where_a_core_is_left_and_turns_where_none_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert isinstance(open_tower(torch.device("cpu")), TowerTurns)
+    assert isinstance(open_companion(torch.device("cpu")), CompanionTurns)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    assert isinstance(open_tower(torch.device("cpu")), TowerThread)
-    assert open_tower(torch.device("cuda")) is None
+    assert isinstance(open_companion(torch.device("cpu")), CompanionThread)
+    assert open_companion(torch.device("cuda")) is None
 
 
-def test_the_thread_has_only_what_nobody_else_wants_of_a_core(thread: TowerThread) -> None:
+def test_the_thread_has_only_what_nobody_else_wants_of_a_core(thread: CompanionThread) -> None:
     before = os.sched_getscheduler(0)
     found: list[int] = []
-    thread.begin(Encoder(lambda: found.append(os.sched_getscheduler(0))), ()).result()
+    thread.encode(Encoder(lambda: found.append(os.sched_getscheduler(0))), ()).result()
     assert found == [os.SCHED_IDLE] and os.sched_getscheduler(0) == before
 
 
-def test_steps_wait_for_a_thread_that_had_nothing_until_its_work_is_done(thread: TowerThread) -> None:
+def test_steps_wait_for_a_thread_that_had_nothing_until_its_work_is_done(thread: CompanionThread) -> None:
     may_end = threading.Event()
-    encoding = thread.begin(Encoder(lambda: _wait(may_end)), ())
+    encoding = thread.encode(Encoder(lambda: _wait(may_end)), ())
     threading.Timer(0.01, may_end.set).start()
     thread.take_turn(60.0)
     assert encoding.result(timeout=0).keys() == {b"key"}
 
 
-def test_steps_wait_for_a_thread_no_longer_than_its_share(thread: TowerThread) -> None:
+def test_steps_wait_for_a_thread_no_longer_than_its_share(thread: CompanionThread) -> None:
     may_end = threading.Event()
-    encoding = thread.begin(Encoder(lambda: _wait(may_end)), ())
+    encoding = thread.encode(Encoder(lambda: _wait(may_end)), ())
     for _ in range(3):
         thread.take_turn(0.001)
     assert not encoding.done()
@@ -78,7 +78,7 @@ def test_steps_wait_for_a_thread_no_longer_than_its_share(thread: TowerThread) -
 
 
 def test_steps_do_not_wait_for_a_thread_that_is_ahead_of_its_share(
-    thread: TowerThread, monkeypatch: pytest.MonkeyPatch
+    thread: CompanionThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     is_ahead, may_end = threading.Event(), threading.Event()
 
@@ -89,10 +89,10 @@ def test_steps_do_not_wait_for_a_thread_that_is_ahead_of_its_share(
         is_ahead.set()
         _wait(may_end)
 
-    encoding = thread.begin(Encoder(work), ())
+    encoding = thread.encode(Encoder(work), ())
     _wait(is_ahead)
     with monkeypatch.context() as patched:
-        patched.delattr(tower_module, "wait")
+        patched.delattr(companion_module, "wait")
         thread.take_turn(0.01)
         thread.take_turn(0.005)
     assert not encoding.done()
@@ -100,12 +100,12 @@ def test_steps_do_not_wait_for_a_thread_that_is_ahead_of_its_share(
     thread.finish()
 
 
-def test_a_tower_without_work_takes_no_turn(thread: TowerThread) -> None:
-    turns = TowerTurns()
+def test_a_tower_without_work_takes_no_turn(thread: CompanionThread) -> None:
+    turns = CompanionTurns()
     for tower in (thread, turns):
         tower.take_turn(3600.0)
         tower.finish()
-        encoding = tower.begin(Encoder(), ())
+        encoding = tower.encode(Encoder(), ())
         tower.finish()
         tower.take_turn(3600.0)
         assert encoding.done()
@@ -113,8 +113,8 @@ def test_a_tower_without_work_takes_no_turn(thread: TowerThread) -> None:
 
 def test_turns_take_as_many_parts_as_are_due() -> None:
     encoder = Encoder(num_parts=10)
-    turns = TowerTurns(lambda: encoder.now_s)
-    encoding = turns.begin(encoder, ())
+    turns = CompanionTurns(lambda: encoder.now_s)
+    encoding = turns.encode(encoder, ())
     turns.take_turn(3.0)
     assert encoder.num_done == 3
     turns.take_turn(3.0)
@@ -125,8 +125,8 @@ def test_turns_take_as_many_parts_as_are_due() -> None:
 
 def test_a_part_longer_than_a_share_is_made_up_for() -> None:
     encoder = Encoder(num_parts=10)
-    turns = TowerTurns(lambda: encoder.now_s)
-    turns.begin(encoder, ())
+    turns = CompanionTurns(lambda: encoder.now_s)
+    turns.encode(encoder, ())
     done = []
     for _ in range(9):
         turns.take_turn(0.25)
@@ -136,19 +136,19 @@ def test_a_part_longer_than_a_share_is_made_up_for() -> None:
 
 def test_turns_run_to_the_end_where_nobody_waits() -> None:
     encoder = Encoder(num_parts=10)
-    turns = TowerTurns(lambda: encoder.now_s)
-    encoding = turns.begin(encoder, ())
+    turns = CompanionTurns(lambda: encoder.now_s)
+    encoding = turns.encode(encoder, ())
     turns.finish()
     assert encoding.result(timeout=0).keys() == {b"key"}
 
 
-@pytest.mark.parametrize("kind", [TowerThread, TowerTurns])
-def test_what_the_work_raises_is_its_result(kind: type[TowerThread] | type[TowerTurns]) -> None:
+@pytest.mark.parametrize("kind", [CompanionThread, CompanionTurns])
+def test_what_the_work_raises_is_its_result(kind: type[CompanionThread] | type[CompanionTurns]) -> None:
     def fail() -> None:
         raise ValueError("no picture")
 
     tower = kind()
-    encoding = tower.begin(Encoder(fail), ())
+    encoding = tower.encode(Encoder(fail), ())
     tower.take_turn(60.0)
     tower.finish()
     with pytest.raises(ValueError, match="no picture"):
