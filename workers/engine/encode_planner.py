@@ -14,7 +14,8 @@ from workers.engine.sequence import MediaInput, Sequence
 
 
 class EncodePlanner:
-    """Plans over the encoder cache: `begin` and `take` enclose the planning of a step, `claim` is for each chunk."""
+    """Plans over the encoder cache: `begin` and `take` enclose the planning of a step; `claim` is for each chunk, and
+    `look_ahead` for what follows it."""
 
     def __init__(self, cache: EncoderCache, max_encode_tokens: int) -> None:
         self._cache = cache
@@ -45,21 +46,27 @@ class EncodePlanner:
         self._awaited += planned
         return (), planned
 
-    def claim(self, seq: Sequence, start: int, end: int, looks_ahead: bool = True) -> int:
-        """Hold the embeddings that tokens [start, end) need; returns where the chunk must end for want of one.
-
-        looks_ahead: whether the tower, where it is beside the steps and has nothing to do, is to begin with what comes
-        next.
-        """
+    def claim(self, seq: Sequence, start: int, end: int) -> int:
+        """Hold the embeddings that tokens [start, end) need; returns where the chunk must end for want of one."""
         for item in seq.media_between(start, end):
             is_there = self._is_encoded(item) if self._is_beside else self._encode(item)
             if not is_there:
                 end = max(start, item.start)
                 break
             self._cache.acquire(item.key, seq.request_id)
-        if looks_ahead and self._is_beside and not self._awaited:
-            self._encode_ahead(seq, start)
         return end
+
+    def look_ahead(self, seq: Sequence, start: int) -> None:
+        """Have the tower, where it is beside the steps and has nothing to do, begin with what comes next. It is held at
+        once, lest it goes before use."""
+        if not self._is_beside or self._awaited:
+            return
+        for item in seq.media_between(start, seq.num_prompt_tokens):
+            if item.key in self._cache:
+                continue
+            if not self._encode(item):
+                return
+            self._cache.acquire(item.key, seq.request_id)
 
     def encoded_beside(self) -> int:
         """What was encoded beside the steps is there; returns how many tokens that were."""
@@ -74,15 +81,6 @@ class EncodePlanner:
 
     def _is_encoded(self, item: MediaInput) -> bool:
         return item.key in self._cache and not self._cache.is_pending(item.key)
-
-    def _encode_ahead(self, seq: Sequence, start: int) -> None:
-        """Have the tower begin with what comes next. It is held at once, lest it goes before use."""
-        for item in seq.media_between(start, seq.num_prompt_tokens):
-            if item.key in self._cache:
-                continue
-            if not self._encode(item):
-                return
-            self._cache.acquire(item.key, seq.request_id)
 
     def _encode(self, item: MediaInput) -> bool:
         """Whether the item is in the cache, or will be when what is planned was encoded."""

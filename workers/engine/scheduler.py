@@ -284,11 +284,13 @@ class Scheduler:
         end = self._whole_lines(seq, start, start + length)
         if length == 0 or not self._make_room(seq, end, step):
             return
-        end = self._encodes.claim(seq, start, end, looks_ahead=not num_beside and not self._prefills.is_busy)
-        if end == start:
-            return
-        if num_beside:
+        end = self._encodes.claim(seq, start, end)
+        if num_beside and end > start:
             self._prefills.plan(seq, start, end)
+            return
+        if not self._prefills.is_busy:
+            self._encodes.look_ahead(seq, start)
+        if end == start:
             return
         if not is_decode:
             step.budget = max(0, step.budget - (end - start))

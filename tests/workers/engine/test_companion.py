@@ -1,9 +1,10 @@
-"""How a tower stands back behind the steps, and how it still gets its share of the time."""
+"""How what is computed beside the steps stands back behind them, and how it still gets its share of the time."""
 
 import os
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
 import pytest
@@ -11,23 +12,27 @@ import torch
 
 from workers.engine import companion as companion_module
 from workers.engine.companion import CompanionThread, CompanionTurns, Embeddings, open_companion
-from workers.engine.sequence import MediaInput
+from workers.engine.plan import Chunk
+from workers.engine.sequence import MediaInput, Sequence
 
 
 @dataclass
 class Encoder:
-    """Runs `work`; or in `num_parts` parts, of which each takes a second of `now_s`."""
+    """Encodes: runs `work`; or in `num_parts` parts, of which each takes a second of `now_s`."""
 
     work: Callable[[], None] = lambda: None
     num_parts: int = 0
     now_s: float = 0.0
     num_done: int = 0
 
-    def encode(self, items: Sequence[MediaInput]) -> Embeddings:
+    def encode(self, items: Seq[MediaInput]) -> Embeddings:
         self.work()
         return {b"key": torch.zeros(1)}
 
-    def encode_in_parts(self, items: Sequence[MediaInput]) -> Generator[None, None, Embeddings]:
+    def prefill(self, chunk: Chunk) -> None:
+        self.work()
+
+    def encode_in_parts(self, items: Seq[MediaInput]) -> Generator[None, None, Embeddings]:
         for _ in range(self.num_parts):
             yield
             self.now_s += 1
@@ -140,6 +145,22 @@ def test_turns_run_to_the_end_where_nobody_waits() -> None:
     encoding = turns.encode(encoder, ())
     turns.finish()
     assert encoding.result(timeout=0).keys() == {b"key"}
+
+
+@pytest.mark.parametrize("kind", [CompanionThread, CompanionTurns])
+def test_a_chunk_is_computed_as_media_are(kind: type[CompanionThread] | type[CompanionTurns]) -> None:
+    chunks: list[Chunk] = []
+
+    class Prefiller(Encoder):
+        def prefill(self, chunk: Chunk) -> None:
+            chunks.append(chunk)
+
+    companion = kind()
+    chunk = Chunk(Sequence("one", [1, 2, 3], 3, 4), 0, 2, samples=False)
+    prefilling = companion.prefill(Prefiller(), chunk)
+    companion.take_turn(60.0)
+    companion.finish()
+    assert prefilling.result(timeout=0) is None and chunks == [chunk]
 
 
 @pytest.mark.parametrize("kind", [CompanionThread, CompanionTurns])
