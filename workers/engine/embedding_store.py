@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_IN_PAGES_BYTES = 16 << 10
-"""Smaller ones would waste too much of their last page, and might be more than the 65,530 mappings of a process."""
+from workers.pages import MIN_BYTES, own_pages
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +48,10 @@ class EmbeddingStore:
 
 
 def _is_for_pages(tensor: Tensor) -> bool:
-    return tensor.device.type == "cpu" and tensor.numel() * tensor.element_size() >= _IN_PAGES_BYTES
+    return tensor.device.type == "cpu" and tensor.numel() * tensor.element_size() >= MIN_BYTES
 
 
 def _in_pages(tensor: Tensor) -> _Pages:
-    size_bytes = tensor.numel() * tensor.element_size()
-    pages = mmap.mmap(-1, size_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    kept = _Pages(pages, tensor.dtype, tensor.shape)
+    kept = _Pages(own_pages(tensor.numel() * tensor.element_size()), tensor.dtype, tensor.shape)
     kept.tensor().copy_(tensor)
     return kept

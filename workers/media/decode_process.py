@@ -1,6 +1,7 @@
 """One decode process, seen from the worker: start, one exchange at a time, kill. Leaves nothing behind."""
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from workers.media.protocol import (
     unpack_reply,
 )
 from workers.media.types import Layout
+from workers.pages import MIN_BYTES, own_pages
 
 INPUT_BYTES = 144 << 20
 """Room for the base64 of the largest clip that is accepted."""
@@ -182,13 +184,21 @@ def _write(fd: int, content: bytes | memoryview) -> None:
 
 
 def _read(fd: int, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    array = np.empty(shape, dtype)
+    array = _lasting_array(shape, dtype)
     view = memoryview(array.data).cast("B")
     at = 0
     while at < len(view):
         at += os.preadv(fd, [view[at:]], at)
     _give_back(fd, OUTPUT_BYTES, len(view))
     return array
+
+
+def _lasting_array(shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    """An array to be kept, with whatever it contains."""
+    size_bytes = np.dtype(dtype).itemsize * math.prod(shape)
+    if size_bytes < MIN_BYTES:
+        return np.empty(shape, dtype)
+    return np.frombuffer(own_pages(size_bytes), dtype).reshape(shape)
 
 
 def _give_back(fd: int, size_bytes: int, used_bytes: int) -> None:
@@ -200,7 +210,4 @@ def _give_back(fd: int, size_bytes: int, used_bytes: int) -> None:
 def _is_sound(shape: tuple[int, ...], dtype: str) -> bool:
     if dtype not in _DTYPES or not shape or min(shape) < 1:
         return False
-    size_bytes = np.dtype(dtype).itemsize
-    for length in shape:
-        size_bytes *= length
-    return size_bytes <= OUTPUT_BYTES
+    return np.dtype(dtype).itemsize * math.prod(shape) <= OUTPUT_BYTES
