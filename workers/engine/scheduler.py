@@ -285,7 +285,7 @@ class Scheduler:
         if length == 0 or not self._make_room(seq, end, step):
             return
         end = self._encodes.claim(seq, start, end)
-        if num_beside and end > start:
+        if num_beside and start < end < seq.num_tokens:
             self._prefills.plan(seq, start, end)
             return
         if not self._prefills.is_busy:
