@@ -71,6 +71,8 @@ class CompanionThread:
         self._work: Future[Any] | None = None
         self._began_s: float | None = None
         self._due_s = 0.0
+        # The thread is there from the start: what a worker holds does not grow with its first picture.
+        self._executor.submit(int)
 
     def encode(self, computer: Computer, items: Sequence[MediaInput]) -> Future[Embeddings]:
         """See Companion."""
