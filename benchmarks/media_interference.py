@@ -4,7 +4,8 @@
 
 Text streams run all the time; requests with media come one after another, from a process of their own: a client that
 sends megabytes itself does not see its tokens in time. Time between tokens is compared: of the streams alone, and of
-those of their tokens that came while a request with media was being sent, prepared or answered.
+those of their tokens that came while a request with media was being sent, prepared or answered. And, to tell what is
+the machine's: while another program computes, which asks nothing of the daemon, so that a second core is busy.
 
 Of the demo model, whose steps take a few milliseconds, most of which is dispatch; and, with one request of each kind,
 of a dummy InternVL of about 88 M parameters, whose steps compute.
@@ -16,6 +17,7 @@ import base64
 import http.client
 import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -84,8 +86,8 @@ def main() -> None:
     notes = (
         f"{asked.streams} text streams. Media differ from request to request, and are sent as data URLs by another "
         "process than the one that reads the streams. Tokens that bring no text of their own come with the next: a gap "
-        "of two steps is usual. A step of four streams takes the demo model about 4 ms of a core; with 16 tokens of "
-        "prompts beside them 5.5 ms behind a few hundred tokens and 9 ms behind 2,000, which bounds what p99 can be."
+        "of two steps is usual. Another program that computes: a loop that asks nothing of the daemon; what its row is "
+        "over 1 is how much slower this machine's cores are when both are busy."
     )
     header = ["model", "while running", "p50 ms", "p99 ms", "p99 over alone", "longest ms", "tokens", "answered in s"]
     write_report("media_interference", "Text streams beside media", notes, header, rows)
@@ -103,6 +105,7 @@ async def measure(daemon: Daemon, model: str, name: str, bodies: Sequence[Path],
             await asyncio.sleep(1.0)
             alone = (time.perf_counter(), time.perf_counter() + ALONE_S)
             await asyncio.sleep(ALONE_S + PAUSE_S)
+            neighbour = await _beside_another_program()
             for body in bodies:
                 watched.spans.append(await loop.run_in_executor(sender, post_file, daemon.base_url, body))
                 await asyncio.sleep(PAUSE_S)
@@ -111,7 +114,22 @@ async def measure(daemon: Daemon, model: str, name: str, bodies: Sequence[Path],
             await asyncio.gather(*streams, return_exceptions=True)
     quiet, busy = watched.gaps_s([alone]), watched.gaps_s(watched.spans)
     taken_s = sum(end - begin for begin, end in watched.spans) / len(watched.spans)
-    return [_row(model, "nothing else", quiet, quiet, ""), _row(model, name, busy, quiet, taken_s)]
+    return [
+        _row(model, "nothing else", quiet, quiet, ""),
+        _row(model, "another program that computes", watched.gaps_s([neighbour]), quiet, ""),
+        _row(model, name, busy, quiet, taken_s),
+    ]
+
+
+async def _beside_another_program() -> tuple[float, float]:
+    """When another program began to keep a core busy, and when it ended."""
+    program = await asyncio.create_subprocess_exec(sys.executable, "-c", "while True: pass")
+    span = (time.perf_counter(), time.perf_counter() + ALONE_S)
+    await asyncio.sleep(ALONE_S)
+    program.kill()
+    await program.wait()
+    await asyncio.sleep(PAUSE_S)
+    return span
 
 
 def post_file(base_url: str, body: Path) -> tuple[float, float]:
