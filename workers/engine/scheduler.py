@@ -5,10 +5,8 @@ Everything goes by order = (priority, arrival); within one priority nobody overt
   and new admissions in order, in chunks. Where a step takes as long as its tokens are many, those who decode need not
   wait for more than some of these: see prefill_pace.
 - A sequence is admitted when there is a seat and pages for all its tokens, so only decoding ever runs out of pages.
-  One page for each running sequence is kept free on admission, lest the next step has to preempt.
-- Out of pages: the last running sequence in order loses all of its own, perhaps the one that asked, and starts over
-  from what the prefix cache still has; its outputs stay. A waiting sequence of a higher priority takes seats and pages
-  from running ones of a lower priority in the same way.
+- Out of pages: the last running sequence in order loses all of its own, perhaps the one that asked; see roster. A
+  waiting sequence of a higher priority takes seats and pages from running ones of a lower priority in the same way.
 - A chunk ends before the span of a picture that is not encoded yet and cannot be in this step: see encode_planner.
 - Beside the steps there may be one chunk or one batch of pictures under way; see prefill_beside. Until the chunk is
   done, its sequence is in no step and keeps its pages; who needs them waits.
@@ -18,10 +16,8 @@ Progress: the first sequence in order can always take the pages of all others, a
 cache is let go as they pass their spans. So any sequence that fits the pool alone completes.
 """
 
-from bisect import insort
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 
 from workers.engine.block_manager import BlockManager
 from workers.engine.encode_planner import EncodePlanner
@@ -29,9 +25,8 @@ from workers.engine.encoder_cache import EncoderCache
 from workers.engine.plan import Chunk, StepPlan
 from workers.engine.prefill_beside import PrefillBeside
 from workers.engine.prefill_pace import PrefillPace
+from workers.engine.roster import Roster, order_of
 from workers.engine.sequence import Sequence, Status
-
-_order = attrgetter("order")
 
 
 @dataclass(slots=True)
@@ -40,7 +35,6 @@ class _Step:
 
     budget: int  # tokens for prefills and admissions; decodes have theirs set aside
     chunks: list[Chunk] = field(default_factory=list)
-    preempted: list[str] = field(default_factory=list)
     is_admitting: bool = True
 
 
@@ -84,74 +78,57 @@ class Scheduler:
             raise ValueError(f"max_num_batched_tokens {max_num_batched_tokens} < max_num_seqs {max_num_seqs}")
         self._block_manager = block_manager
         self._encoder_cache = encoder_cache
-        self._max_num_seqs = max_num_seqs
         self._max_num_batched_tokens = max_num_batched_tokens
         self._encodes = EncodePlanner(encoder_cache, max_encode_tokens)
         self._prefills = PrefillBeside(beside_tokens)
+        self._roster = Roster(block_manager, encoder_cache, max_num_seqs, self._prefills.holds)
         self._beside_share = beside_share
         self._prefill_chunk = max_num_batched_tokens if prefill_chunk is None else prefill_chunk
         self._media_unit = media_unit
         self._pace = pace
-        self._sequences: dict[str, Sequence] = {}
-        self._running: list[Sequence] = []  # both lists ascending by order
-        self._waiting: list[Sequence] = []
-        self._num_arrivals = 0
         self.prompt_share = 1.0
         """What prompts may cost those who decode in the step that was planned last, as a part of its time."""
 
     @property
     def has_work(self) -> bool:
-        return bool(self._sequences)
+        return len(self._roster) > 0
 
     @property
     def num_running(self) -> int:
-        return len(self._running)
+        return len(self._roster.running)
 
     @property
     def num_waiting(self) -> int:
         """Those never admitted yet and those preempted."""
-        return len(self._waiting)
+        return len(self._roster.waiting)
 
     def fits(self, seq: Sequence) -> bool:
-        """Whether the whole pool is enough for the sequence up to its last token, which itself needs no slot."""
-        num_slots = max(seq.num_tokens, seq.max_total_tokens - 1)
-        return self._block_manager.blocks_for(num_slots) <= self._block_manager.num_blocks
+        """See Roster."""
+        return self._roster.fits(seq)
 
     def add(self, seq: Sequence) -> None:
-        """Queue a sequence and number its arrival. Raises ValueError when its id is taken or it can never fit."""
-        if seq.request_id in self._sequences:
-            raise ValueError(f"request id {seq.request_id} is already in use")
-        if not self.fits(seq):
-            raise ValueError(f"{seq.request_id} needs more blocks than there are")
-        self._num_arrivals += 1
-        seq.arrival = self._num_arrivals
-        self._sequences[seq.request_id] = seq
-        insort(self._waiting, seq, key=_order)
+        """See Roster."""
+        self._roster.add(seq)
 
     def abort(self, request_id: str) -> Sequence | None:
-        """End a sequence wherever it stands; its pages are free at once. None when there is no such sequence."""
-        seq = self._sequences.get(request_id)
+        """End a sequence wherever it stands; its pages are free at once. None when there is no such sequence. Raises
+        ValueError while a chunk of it is under way beside the steps."""
+        seq = self._roster.get(request_id)
         if seq is not None:
             self.finish(seq, Status.FINISHED_ABORTED)
         return seq
 
     def finish(self, seq: Sequence, status: Status) -> None:
-        """End a sequence with a finished status. Raises ValueError when it is not here, or the status is no end, or a
-        chunk of it is under way beside the steps."""
-        is_here = self._sequences.get(seq.request_id) is seq and not self._prefills.holds(seq)
-        if not is_here or status <= Status.PREEMPTED:
-            raise ValueError(f"cannot finish {seq.request_id} as {status.name}")
-        (self._running if seq.status is Status.RUNNING else self._waiting).remove(seq)
-        del self._sequences[seq.request_id]
-        self._release(seq)
-        seq.status = status
+        """See Roster; held is whose chunk is under way beside the steps."""
+        self._roster.finish(seq, status)
 
     def schedule(self, alone: Sequence | None = None) -> StepPlan:
         """Plan the next step. Not empty while there is work, unless all of it waits for what is encoded beside.
 
         alone: the one running sequence that may take part; then the plan may be empty, too.
         """
-        num_decodes = sum(seq.num_uncomputed == 1 for seq in self._running)
+        running = self._roster.running
+        num_decodes = sum(seq.num_uncomputed == 1 for seq in running)
         step = _Step(self._prefill_budget(num_decodes), is_admitting=alone is None)
         is_beside = num_decodes > 0 and self.prompt_share <= self._beside_share
         self._encodes.begin(is_beside)
@@ -160,12 +137,12 @@ class Scheduler:
         while True:
             is_new = self._is_waiting_next(index, step)
             if is_new:
-                step.is_admitting = self._admit(self._waiting[0], step)
+                step.is_admitting = self._roster.admit_first()
                 if not step.is_admitting:
                     continue
-            elif index == len(self._running):
+            elif index == len(running):
                 break
-            seq = self._running[index]
+            seq = running[index]
             if alone is None or seq is alone:
                 self._give_chunk(seq, is_new, step)
             if seq.status is Status.RUNNING:
@@ -177,7 +154,7 @@ class Scheduler:
             encode_beside=encode_beside,
             prefill_beside=self._prefills.take(),
             drop_embeddings=self._encoder_cache.take_dropped(),
-            preempted=tuple(step.preempted),
+            preempted=self._roster.take_preempted(),
         )
 
     def update(self, plan: StepPlan, sampled: Mapping[str, int], step_s: float | None = None) -> None:
@@ -209,7 +186,7 @@ class Scheduler:
 
     def fail_beside(self, key: bytes) -> list[Sequence]:
         """This medium cannot be encoded: all sequences that hold it end. Returns them."""
-        failed = [seq for seq in self._sequences.values() if any(item.key == key for item in seq.media)]
+        failed = self._roster.with_medium(key)
         for seq in failed:
             self.finish(seq, Status.FINISHED_ERROR)
         self._encodes.discard_beside()
@@ -217,7 +194,7 @@ class Scheduler:
 
     def is_prefilling_beside(self, request_id: str) -> bool:
         """Whether a chunk of this sequence is under way beside the steps."""
-        seq = self._sequences.get(request_id)
+        seq = self._roster.get(request_id)
         return seq is not None and self._prefills.holds(seq)
 
     def prefilled_beside(self) -> int:
@@ -237,8 +214,7 @@ class Scheduler:
         if self._pace is None or num_decodes == 0:
             self.prompt_share = 1.0
             return left
-        num_seated = min(len(self._sequences), self._max_num_seqs)
-        self.prompt_share = self._pace.share(num_decodes, num_seated - num_decodes)
+        self.prompt_share = self._pace.share(num_decodes, self._roster.num_seated - num_decodes)
         # The other half is for what is computed beside the steps.
         is_beside = self._encodes.is_awaiting or self._prefills.is_busy
         share = self.prompt_share / 2 if is_beside else self.prompt_share
@@ -246,33 +222,10 @@ class Scheduler:
 
     def _is_waiting_next(self, index: int, step: _Step) -> bool:
         """Whether the first waiting sequence comes before the running one at `index` and may be tried."""
-        if not self._waiting or not step.is_admitting or step.budget == 0:
+        running, waiting = self._roster.running, self._roster.waiting
+        if not waiting or not step.is_admitting or step.budget == 0:
             return False
-        return index == len(self._running) or _order(self._waiting[0]) < _order(self._running[index])
-
-    def _admit(self, seq: Sequence, step: _Step) -> bool:
-        """Give the first waiting sequence a seat and pages for all its tokens; False when it must go on waiting."""
-        while not self._has_room(seq):
-            if (
-                not self._running
-                or self._running[-1].priority <= seq.priority
-                or self._prefills.holds(self._running[-1])
-            ):
-                return False
-            self._preempt(self._running[-1], step)
-        self._waiting.pop(0)
-        self._block_manager.allocate(seq, seq.num_tokens)
-        if seq.status is Status.WAITING:
-            seq.num_cached_tokens = min(seq.num_computed_tokens, seq.num_prompt_tokens)
-        seq.status = Status.RUNNING
-        insort(self._running, seq, key=_order)
-        return True
-
-    def _has_room(self, seq: Sequence) -> bool:
-        num_running = len(self._running)
-        return num_running < self._max_num_seqs and self._block_manager.can_allocate(
-            seq, seq.num_tokens, num_spare_blocks=num_running
-        )
+        return index == len(running) or order_of(waiting[0]) < order_of(running[index])
 
     def _give_chunk(self, seq: Sequence, is_new: bool, step: _Step) -> None:
         if self._prefills.holds(seq):
@@ -282,7 +235,7 @@ class Scheduler:
         length = num_beside or (1 if is_decode else min(seq.num_uncomputed, self._prefill_chunk, step.budget))
         start = seq.num_computed_tokens
         end = self._whole_lines(seq, start, start + length)
-        if length == 0 or not self._make_room(seq, end, step):
+        if length == 0 or not self._roster.make_room(seq, end):
             return
         end = self._encodes.claim(seq, start, end)
         if num_beside and start < end < seq.num_tokens:
@@ -304,27 +257,6 @@ class Scheduler:
                 return end - over if end - over > start else end - over + self._media_unit
         return end
 
-    def _make_room(self, seq: Sequence, num_tokens: int, step: _Step) -> bool:
-        """Find pages for a running sequence; False when it was itself the last in order and lost its own, or must wait
-        until the last one's chunk beside the steps is done."""
-        while not self._block_manager.can_allocate(seq, num_tokens):
-            victim = self._running[-1]
-            if self._prefills.holds(victim):
-                return False
-            self._preempt(victim, step)
-            if victim is seq:
-                return False
-        self._block_manager.allocate(seq, num_tokens)
-        return True
-
-    def _preempt(self, seq: Sequence, step: _Step) -> None:
-        self._running.remove(seq)
-        self._release(seq)
-        seq.status = Status.PREEMPTED
-        seq.num_computed_tokens = 0
-        step.preempted.append(seq.request_id)
-        insort(self._waiting, seq, key=_order)
-
     def _take_in(self, chunk: Chunk) -> None:
         """A chunk was computed."""
         chunk.seq.num_computed_tokens = chunk.end
@@ -336,8 +268,3 @@ class Scheduler:
         """A chunk was not computed."""
         for item in chunk.seq.media_between(chunk.start, chunk.end):
             self._encoder_cache.release(item.key, chunk.seq.request_id)
-
-    def _release(self, seq: Sequence) -> None:
-        self._block_manager.free(seq)
-        for item in seq.media:
-            self._encoder_cache.release(item.key, seq.request_id)
