@@ -114,6 +114,7 @@ class Engine:
             self._begin_beside(self._companion, plan)
             if not plan.chunks and self.is_busy_beside:
                 self._companion.finish()
+                self._runner.execute(plan)  # it lets embeddings go, though there is nothing to compute
                 return self._take_done()
         began_s = self._clock()
         try:

@@ -10,7 +10,7 @@ from tests.workers.engine.test_engine import LIMITS, SOUND, run
 from workers.backends.open import build_engine
 from workers.engine.companion import CompanionTurns
 from workers.engine.engine import Engine, TokenOutput
-from workers.engine.plan import Chunk
+from workers.engine.plan import Chunk, StepPlan
 from workers.engine.sampling import Sampling
 from workers.engine.sequence import MediaInput, Sequence
 from workers.models.base import VisionLanguageModel
@@ -102,3 +102,18 @@ def test_who_leaves_while_its_prompt_is_computed_leaves_nothing(
     tokens, failed = run(engine)
     assert set(tokens) == {"text"} and not failed
     assert engine.block_manager.usage == 0
+
+
+def test_embeddings_that_make_room_are_let_go_though_no_step_computes(
+    model: VisionLanguageModel, with_companion: None
+) -> None:
+    """Where all that is planned is pictures beside the steps, because who decoded lost its pages to their prompt."""
+    engine = build_engine(model, LIMITS, enable_prefix_cache=False)
+    engine._runner.keep({b"old": torch.zeros(4, model.hidden_size)})
+    item = sequence("new", 100, 2, num_pictures=1).media[0]
+    plan = StepPlan((), encode_beside=(item,), drop_embeddings=(b"old",))
+    engine.scheduler.schedule = lambda alone=None: plan  # type: ignore[method-assign]
+    assert engine.step() == []
+    assert len(engine._runner._embeddings[item.key]) == 4
+    with pytest.raises(KeyError):
+        engine._runner._embeddings[b"old"]
