@@ -2,6 +2,7 @@
 
 import msgspec
 
+from schemas.data_url import LongText
 from schemas.sampling import SamplingParams
 
 BACKGROUND_PRIORITY = 2**31
@@ -15,18 +16,23 @@ class TextPart(msgspec.Struct, frozen=True, tag="text"):
 
 
 class ImagePart(msgspec.Struct, frozen=True, tag="image"):
-    """A picture by URL (https, http, data, file). `param` is its path in the client's body, for errors."""
+    """A picture by URL (https, http, data, file). `param` is its path in the client's body, for errors.
+
+    text: of a long data URL what stands behind the comma, with which `url` then ends.
+    """
 
     url: str
     param: str
     detail: str = "auto"
+    text: LongText | None = None
 
 
 class VideoPart(msgspec.Struct, frozen=True, tag="video"):
-    """A clip by URL. `param` is its path in the client's body, for errors."""
+    """A clip by URL. Fields that a picture has too mean the same."""
 
     url: str
     param: str
+    text: LongText | None = None
 
 
 Part = TextPart | ImagePart | VideoPart

@@ -1,6 +1,7 @@
 """Messages to bytes and back: one version byte, then msgpack of a tagged struct, or of several. Never pickle.
 
-Both ends share only this module and the message types; how bytes travel is the transport's business.
+Both ends share only this module and the message types; how bytes travel is the transport's business. A job's long texts
+(megabytes of base64) can go as frames of their own behind its message, which are neither copied nor looked at here.
 """
 
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
+from schemas.data_url import Buffer, LongText
 from schemas.events import Accepted, Delta, Failed, Finished
 from schemas.jobs import ChatJob, CompletionJob
 
@@ -28,10 +30,22 @@ class WireError(Exception):
     """Bytes that are not a message of ours: wrong version, malformed or of an unknown kind."""
 
 
-_encoder = msgspec.msgpack.Encoder()
+def _inline(text: Any) -> Buffer:
+    assert isinstance(text, LongText)
+    return text.data
+
+
+def _from_inline(kind: type, value: Any) -> Any:
+    """Any other value than bytes is malformed: a number stands for a frame, and there is none."""
+    if kind is not LongText or not isinstance(value, bytes):
+        raise ValueError("a text is missing")
+    return LongText(value)
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_inline)
 _to_gateway = msgspec.msgpack.Decoder(ToGateway)
 _batch_to_gateway = msgspec.msgpack.Decoder(list[ToGateway])
-_to_worker = msgspec.msgpack.Decoder(ToWorker)
+_to_worker = msgspec.msgpack.Decoder(ToWorker, dec_hook=_from_inline)
 
 
 def encode(message: ToGateway | ToWorker) -> bytes:
@@ -39,11 +53,18 @@ def encode(message: ToGateway | ToWorker) -> bytes:
     return bytes((VERSION,)) + _encoder.encode(message)
 
 
-def encode_large(message: ToGateway | ToWorker) -> bytearray:
-    """As `encode`, for a message that may be megabytes: they are not copied for the version byte in front of them."""
+def encode_frames(message: ToWorker) -> list[Buffer]:
+    """A message, and behind it its long texts, each a frame of its own, not copied."""
+    texts: list[Buffer] = []
+
+    def number(text: Any) -> int:
+        texts.append(_inline(text))
+        return len(texts)
+
     data = bytearray((VERSION,))
-    _encoder.encode_into(message, data, 1)
-    return data
+    # Not copied for the version byte in front of it: texts that are strings may be megabytes as well.
+    msgspec.msgpack.Encoder(enc_hook=number).encode_into(message, data, 1)
+    return [data, *texts]
 
 
 def encode_batch(messages: Sequence[ToGateway]) -> list[bytes]:
@@ -68,18 +89,36 @@ def decode_for_gateway(data: bytes) -> ToGateway:
     return message
 
 
-def decode_for_worker(data: bytes | memoryview) -> ToWorker:
+def decode_for_worker(data: Buffer) -> ToWorker:
     """A gateway's message. Raises WireError on anything else."""
     message: ToWorker = _decode(_to_worker, data)
     return message
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Any], data: bytes | memoryview) -> Any:
-    if len(data) > MAX_MESSAGE_BYTES:
-        raise WireError(f"message of {len(data)} bytes is over the limit")
+def decode_frames(frames: Sequence[Buffer]) -> ToWorker:
+    """A gateway's message and its long texts, which keep their frames. Raises WireError on anything else."""
+
+    def numbered(kind: type, number: Any) -> Any:
+        if kind is not LongText or not isinstance(number, int) or not 0 < number < len(frames):
+            raise ValueError("a text is missing")
+        return LongText(frames[number])
+
+    _check_size(sum(map(len, frames)))
+    decoder = _to_worker if len(frames) == 1 else msgspec.msgpack.Decoder(ToWorker, dec_hook=numbered)
+    message: ToWorker = _decode(decoder, frames[0])
+    return message
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], data: Buffer) -> Any:
+    _check_size(len(data))
     if not data or data[0] != VERSION:
         raise WireError("not a message of this version")
     try:
         return decoder.decode(memoryview(data)[1:])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise WireError(f"malformed message: {error}") from error
+
+
+def _check_size(size_bytes: int) -> None:
+    if size_bytes > MAX_MESSAGE_BYTES:
+        raise WireError(f"message of {size_bytes} bytes is over the limit")

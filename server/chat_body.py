@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from schemas.data_url import DataUrl
 from schemas.errors import ErrorCode, RequestError
 from schemas.openai.chat import ChatCompletionRequest, parse_chat_request
 from server.param_names import ParamNames
@@ -46,12 +47,12 @@ class ChatBody:
             return parse_chat_request({**self.parameters, "messages": self.messages})
 
 
-def image_part(url: str, detail: str | None) -> dict[str, Any]:
+def image_part(url: str | DataUrl, detail: str | None) -> dict[str, Any]:
     """A picture of a chat."""
     return {"type": "image_url", "image_url": {"url": url, "detail": detail}}
 
 
-def video_part(url: str) -> dict[str, Any]:
+def video_part(url: str | DataUrl) -> dict[str, Any]:
     """A clip of a chat."""
     return {"type": "video_url", "video_url": {"url": url}}
 

@@ -13,6 +13,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 
 from schemas.errors import ErrorCode, GlimpsedError, RequestError
+from server.long_texts import Places, put_back, without_long_strings
 
 MAX_DEPTH = 64
 MAX_VALUES = 100_000
@@ -26,13 +27,20 @@ _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 _decoder = msgspec.json.Decoder()
 
 
-async def read_json(request: Request, max_bytes: int, charge: Callable[[int], None], idle_s: float = IDLE_S) -> Any:
-    """The decoded body; `charge` is told of its bytes as they come and may refuse them.
+async def read_json(
+    request: Request,
+    max_bytes: int,
+    charge: Callable[[int], None],
+    idle_s: float = IDLE_S,
+    media: Places | None = None,
+) -> Any:
+    """The decoded body; `charge` is told of its bytes as they come and may refuse them. `media`: where it has media,
+    of which long base64 is then left in the body: a DataUrl instead of a string.
 
     Raises RequestError (400, 408, 413, 415), or CANCELLED when the client leaves before the end.
     """
     body = await read_body(request, max_bytes, charge, idle_s)
-    value = decode_json(body)
+    value = decode_json(body) if media is None else decode_json_with_media(body, media)
     if len(body) > LARGE_BYTES:
         # Megabytes of pictures take milliseconds here, and again when the job is sent: streams get a turn in between.
         await asyncio.sleep(0)
@@ -60,6 +68,16 @@ def decode_json(body: bytes | bytearray) -> Any:
     if _is_deeper(value, MAX_DEPTH):
         raise _invalid(f"it is nested deeper than {MAX_DEPTH}")
     return value
+
+
+def decode_json_with_media(body: bytearray, media: Places) -> Any:
+    """As `decode_json`, with the long base64 of media left in the body."""
+    skeleton = without_long_strings(body)
+    if skeleton.texts:
+        value = decode_json(skeleton.data)
+        if put_back(value, skeleton.texts, media):
+            return value
+    return decode_json(body)
 
 
 def _check_headers(request: Request, max_bytes: int) -> None:

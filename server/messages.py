@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from schemas.data_url import split_url
 from schemas.errors import ErrorCode, RequestError
 from schemas.jobs import ImagePart, Message, Part, TextPart, Tool, ToolCall, VideoPart
 from schemas.openai import content
@@ -78,9 +79,11 @@ def _part(param: str, part: content.ContentPart) -> Part:
         case content.ImagePart():
             asked = part.image_url.detail or "auto"
             detail = "high" if asked == "original" else asked
-            return ImagePart(url=part.image_url.url, param=f"{param}.image_url.url", detail=detail)
+            url, text = split_url(part.image_url.url)
+            return ImagePart(url=url, param=f"{param}.image_url.url", detail=detail, text=text)
         case content.VideoPart():
-            return VideoPart(url=part.video_url.url, param=f"{param}.video_url.url")
+            url, text = split_url(part.video_url.url)
+            return VideoPart(url=url, param=f"{param}.video_url.url", text=text)
 
 
 def _missing(param: str) -> RequestError:

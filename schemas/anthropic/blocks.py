@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from schemas.openai.content import MAX_PARTS, Url
+from schemas.openai.content import MAX_PARTS, MediaUrl, Url
 from schemas.openai.generation import Label
 from schemas.openai.strict import StrictModel
 
@@ -32,7 +32,7 @@ class Source(StrictModel):
 
     type: Literal["base64", "url"]
     media_type: Label | None = None
-    data: Url | None = None
+    data: MediaUrl | None = None
     url: Url | None = None
 
 

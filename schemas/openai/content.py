@@ -2,14 +2,18 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, InstanceOf, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
+from schemas.data_url import DataUrl
 from schemas.openai.strict import StrictModel
 from schemas.openai.tools import CallId, MessageToolCalls
 
 MAX_PARTS = 4096
 Uuid = Annotated[str, Field(max_length=256)]
 Url = Annotated[str, Field(min_length=1)]
+MediaUrl = Url | SkipJsonSchema[InstanceOf[DataUrl]]
+"""A URL, which the reader of the body may have left there."""
 
 
 class CacheBreakpoint(StrictModel):
@@ -30,7 +34,7 @@ class TextPart(StrictModel):
 class ImageUrl(StrictModel):
     """Where a picture is, and how closely to look at it; `original` looks as closely as `high` does."""
 
-    url: Url
+    url: MediaUrl
     detail: Literal["auto", "low", "high", "original"] | None = None
 
 
@@ -46,7 +50,7 @@ class ImagePart(StrictModel):
 class VideoUrl(StrictModel):
     """Where a clip is."""
 
-    url: Url
+    url: MediaUrl
 
 
 class VideoPart(StrictModel):

@@ -15,6 +15,7 @@ from schemas.anthropic.blocks import (
     VideoBlock,
 )
 from schemas.anthropic.messages import CountTokensRequest, MessagesRequest, ToolChoice
+from schemas.data_url import DataUrl
 from schemas.openai.chat import ChatCompletionRequest
 from server.chat_body import ChatBody, image_part, invalid, text_part, video_part
 from server.param_names import ParamNames
@@ -111,7 +112,7 @@ def _part(block: ResultBlock, name: str) -> tuple[dict[str, Any], str]:
             return video_part(url), f"source.{leaf}"
 
 
-def _url(source: Source, name: str) -> tuple[str, str]:
+def _url(source: Source, name: str) -> tuple[str | DataUrl, str]:
     for field in ("data", "media_type") if source.type == "base64" else ("url",):
         if getattr(source, field) is None:
             raise invalid(f"{name}.{field}", f"a source of the type '{source.type}' needs it")
@@ -120,7 +121,8 @@ def _url(source: Source, name: str) -> tuple[str, str]:
             raise invalid(f"{name}.{field}", f"a source of the type '{source.type}' has none")
     if source.type == "url":
         return source.url or "", "url"
-    return f"data:{source.media_type};base64,{source.data}", "data"
+    head = f"data:{source.media_type};base64,"
+    return DataUrl(head, source.data.text) if isinstance(source.data, DataUrl) else f"{head}{source.data}", "data"
 
 
 def _call(block: ToolUseBlock) -> dict[str, Any]:

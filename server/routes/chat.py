@@ -16,6 +16,7 @@ from server.collect import collect
 from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
+from server.long_texts import chat_media
 from server.routes.steps import let_in
 from server.streaming import ChatStream, Patience, cancel_on_disconnect
 from server.submit import JobMaker
@@ -31,7 +32,8 @@ def chat_router(
     async def chat_completions(request: Request) -> Response:
         with ExitStack() as held:
             entry = held.enter_context(let_in(request, fleet, admission))
-            wanted = parse_chat_request(await read_json(request, max_body_bytes, entry.place.charge))
+            body = await read_json(request, max_body_bytes, entry.place.charge, media=chat_media)
+            wanted = parse_chat_request(body)
             job = entry.own(maker.chat_job(wanted, entry.tenant, fleet.card(wanted.model)))
             if wanted.stream:
                 return ChatStream(job, inflight, _writer(job, wanted), patience, held.pop_all())

@@ -18,6 +18,7 @@ from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
 from server.limits.deadline import within
+from server.long_texts import anthropic_media
 from server.param_names import ParamNames, WithNames
 from server.routes.steps import let_in, write_whole
 from server.streaming import ChatStream, Patience
@@ -35,7 +36,8 @@ def messages_router(
         names = ParamNames()
         with ExitStack() as held:
             entry = held.enter_context(let_in(request, fleet, admission))
-            wanted, passed_on = parse_messages_request(await read_json(request, max_body_bytes, entry.place.charge))
+            body = await read_json(request, max_body_bytes, entry.place.charge, media=anthropic_media)
+            wanted, passed_on = parse_messages_request(body)
             chat = to_chat(wanted, passed_on, names)
             with names.in_errors():
                 job = entry.own(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)))
@@ -50,7 +52,8 @@ def messages_router(
     async def count_tokens(request: Request) -> Response:
         names = ParamNames()
         with let_in(request, fleet, admission) as entry:
-            wanted, passed_on = parse_count_tokens_request(await read_json(request, max_body_bytes, entry.place.charge))
+            body = await read_json(request, max_body_bytes, entry.place.charge, media=anthropic_media)
+            wanted, passed_on = parse_count_tokens_request(body)
             chat = to_chat(wanted, passed_on, names)
             with names.in_errors():
                 job = within(maker.chat_job(chat, entry.tenant, fleet.card(chat.model)), entry.timeout_s)

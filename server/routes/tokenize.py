@@ -17,6 +17,7 @@ from server.fleet import Fleet
 from server.inflight import Inflight
 from server.json_body import read_json
 from server.limits.deadline import within
+from server.long_texts import chat_media
 from server.merge import open_all, take_first, take_rest
 from server.routes.steps import let_in
 from server.streaming import cancel_on_disconnect
@@ -32,7 +33,8 @@ def tokenize_router(
     @router.post("/v1/tokenize")
     async def tokenize(request: Request) -> Response:
         with let_in(request, fleet, admission) as entry:
-            wanted = parse_tokenize_request(await read_json(request, max_body_bytes, entry.place.charge))
+            body = await read_json(request, max_body_bytes, entry.place.charge, media=chat_media)
+            wanted = parse_tokenize_request(body)
             job = maker.tokenize_job(wanted, entry.tenant, fleet.card(wanted.model))
             found = await _ask(request, inflight, within(job, entry.timeout_s))
         card = fleet.card(wanted.model)

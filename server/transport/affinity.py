@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from schemas.data_url import Buffer
 from schemas.jobs import ChatJob, CompletionJob, Job, Message, TextPart
 
 MAX_DIGESTS = 65536
@@ -25,7 +26,7 @@ MIN_CHARS = 256
 while every worker has that, and to follow it would lead all conversations to one of them."""
 PIECE_CHARS = 1024
 """A bare prompt has no parts: it is cut into pieces of so many characters."""
-SAMPLED_CHARS = 4096
+SAMPLES, SAMPLE_CHARS = 16, 256
 """Of a longer URL: to read the megabytes of a picture would hold up all streams."""
 CHARS_PER_TOKEN = 4
 DIGEST_BYTES = 16
@@ -138,11 +139,14 @@ def _message_pieces(message: Message) -> Iterator[_Piece]:
             yield ("text", part.text), 0 if is_system else len(part.text)
         else:
             # Where it stood in the client's body is no part of what it is.
-            yield (type(part).__name__, _sample(part.url), getattr(part, "detail", "")), MIN_CHARS
+            detail = getattr(part, "detail", "")
+            text = None if part.text is None else _sample(part.text.data)
+            yield (type(part).__name__, _sample(part.url), text, detail), MIN_CHARS
     for call in message.tool_calls:
         yield ("call", call.name, call.arguments), len(call.arguments)
 
 
-def _sample(url: str) -> tuple[int, str]:
+def _sample(url: str | Buffer) -> tuple[int, list[str | Buffer]]:
     """Tells pictures from each other as well as a hint must."""
-    return len(url), url[:: max(1, len(url) // SAMPLED_CHARS)]
+    step = max(SAMPLE_CHARS, len(url) // SAMPLES)
+    return len(url), [url[start : start + SAMPLE_CHARS] for start in range(0, len(url), step)]

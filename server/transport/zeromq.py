@@ -19,9 +19,10 @@ from typing import cast
 import zmq
 
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
+from schemas.data_url import Buffer
 from schemas.events import Accepted, Delta, Event, Failed, Finished
 from schemas.jobs import Job
-from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToWorker, WireError, decode_batch, encode, encode_large
+from schemas.wire import LEASE_S, MAX_MESSAGE_BYTES, ToWorker, WireError, decode_batch, encode, encode_frames
 from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost, WorkerInfo
 from server.transport.broker import Broker
@@ -37,7 +38,7 @@ MESSAGES_PER_TURN = 2048
 LAST_WORDS_LOOK_S, LAST_WORDS_LOOKS = 0.005, 40
 """How often, and how many times at most, the connection of a process that has ended is looked at."""
 MIN_SHARED_BYTES = 1 << 18
-"""From here on a frame is not copied for the socket: with megabytes of pictures in it, all streams would wait for that.
+"""From here on a message is not copied for the socket: with megabytes of pictures in it, all streams would wait.
 """
 MAX_IPC_PATH_BYTES = 107
 _EVENTS = (Delta, Accepted, Finished, Failed)
@@ -223,7 +224,7 @@ class ZeroMQQueue:
 
     def _assign(self) -> None:
         for worker_id, job in self._broker.assign():
-            if not self._reaches(worker_id, encode_large(job)):
+            if not self._reaches(worker_id, *encode_frames(job)):
                 # It never got there, so its loss is none of this job's doing: another worker takes it as it is.
                 self._broker.submit(job, front=True)
                 self._worker_lost(worker_id)
@@ -236,13 +237,13 @@ class ZeroMQQueue:
             # Later: this may be in the middle of what it said before.
             asyncio.get_running_loop().call_soon(self._worker_lost, worker_id)
 
-    def _reaches(self, worker_id: str, frame: bytes | bytearray) -> bool:
-        """Send a frame; False when the worker cannot be reached any more."""
+    def _reaches(self, worker_id: str, *frames: Buffer) -> bool:
+        """Send a message; False when the worker cannot be reached any more."""
         if self._socket is None:
             return True
         try:
-            is_copied = len(frame) < MIN_SHARED_BYTES
-            self._socket.send_multipart([worker_id.encode("ascii"), frame], zmq.NOBLOCK, copy=is_copied)
+            is_copied = sum(map(len, frames)) < MIN_SHARED_BYTES
+            self._socket.send_multipart([worker_id.encode("ascii"), *frames], zmq.NOBLOCK, copy=is_copied)
         except zmq.ZMQError as error:
             # No route (its connection is gone) or no room (it stopped reading): either way it will not get this.
             log.warning("cannot reach worker %s: %s", worker_id, error)

@@ -2,11 +2,13 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from schemas.control import Cancel, Drain
+from schemas.data_url import LongText
 from schemas.errors import Overloaded
-from schemas.jobs import ChatJob
+from schemas.jobs import ChatJob, ImagePart, Message, TextPart
 from server.transport.affinity import AffinityCounts
 from server.transport.base import JobLost
 from tests.contract.conftest import LOCAL_LEASE_S, PATIENCE_S, Inbox, Transport
@@ -19,6 +21,18 @@ async def test_a_job_arrives_as_it_was_sent(transport: Transport) -> None:
     job = chat_job("a", text="ünïcode \N{SNOWMAN} " * 1000, priority=2)
     await transport.queue.submit(job)
     assert await inbox.next() == job
+
+
+async def test_long_texts_arrive_with_their_job_and_again_with_the_next_attempt(transport: Transport) -> None:
+    _, inbox = await transport.worker("w")
+    body = bytearray(b"QUJD" * 200_000)
+    media = tuple(
+        ImagePart("data:image/png;base64,", str(at), text=LongText(memoryview(body)[4 * at :])) for at in range(4)
+    )
+    first = msgspec.structs.replace(chat_job("a"), messages=(Message("user", (*media, TextPart("what?"))),))
+    for job in (first, chat_job("b"), msgspec.structs.replace(first, epoch=1)):
+        await transport.queue.submit(job, front=bool(job.epoch))
+        assert await inbox.next() == job
 
 
 async def test_a_job_that_was_there_first_waits_for_a_worker(transport: Transport) -> None:

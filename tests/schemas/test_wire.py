@@ -4,8 +4,9 @@ import msgspec
 import pytest
 
 from schemas.control import Cancel
+from schemas.data_url import LongText
 from schemas.events import Accepted
-from schemas.jobs import ChatJob, ImagePart, Message, TextPart
+from schemas.jobs import ChatJob, ImagePart, Message, TextPart, VideoPart
 from schemas.sampling import SamplingParams
 from schemas.wire import (
     MAX_BATCH_BYTES,
@@ -14,9 +15,10 @@ from schemas.wire import (
     WireError,
     decode_batch,
     decode_for_worker,
+    decode_frames,
     encode,
     encode_batch,
-    encode_large,
+    encode_frames,
 )
 from tests.fakes.messages import accepted, delta, finished, hello
 
@@ -28,12 +30,59 @@ JOB = ChatJob(
 )
 
 
-@pytest.mark.parametrize("message", [JOB, Cancel(job_id="a")])
-def test_a_large_message_has_the_same_bytes_and_is_read_from_any_buffer(message: ChatJob | Cancel) -> None:
+PICTURE, CLIP = b"QUJD" * 100_000, b"REVG" * 200_000
+MEDIA = (
+    ImagePart("data:image/png;base64,", "p", text=LongText(memoryview(PICTURE))),
+    TextPart("and"),
+    VideoPart("data:video/mp4;base64,", "q", text=LongText(bytearray(CLIP))),
+)
+WITH_TEXTS = msgspec.structs.replace(JOB, messages=(Message("user", MEDIA),))
+
+
+@pytest.mark.parametrize("message", [JOB, WITH_TEXTS, Cancel(job_id="a")])
+def test_a_message_is_read_from_any_buffer(message: ChatJob | Cancel) -> None:
     data = encode(message)
-    assert encode_large(message) == data and data[0] == VERSION
-    for buffer in (data, memoryview(data), memoryview(encode_large(message))):
+    assert data[0] == VERSION
+    for buffer in (data, bytearray(data), memoryview(data)):
         assert decode_for_worker(buffer) == message
+
+
+@pytest.mark.parametrize("message", [JOB, Cancel(job_id="a")])
+def test_a_message_without_long_texts_is_one_frame_with_the_same_bytes(message: ChatJob | Cancel) -> None:
+    (frame,) = frames = encode_frames(message)
+    assert frame == encode(message)
+    assert decode_frames(frames) == message
+
+
+def test_long_texts_are_frames_of_their_own_and_copied_at_neither_end() -> None:
+    frames = encode_frames(WITH_TEXTS)
+    assert [len(frame) for frame in frames[1:]] == [len(PICTURE), len(CLIP)] and len(frames[0]) < 1000
+    received = decode_frames(frames)
+    assert received == WITH_TEXTS and isinstance(received, ChatJob)
+    picture, _, clip = received.messages[0].parts
+    assert isinstance(picture, ImagePart) and isinstance(clip, VideoPart)
+    assert picture.text is not None and clip.text is not None
+    for text, frame, sent in zip((picture.text, clip.text), frames[1:], (MEDIA[0], MEDIA[2]), strict=True):
+        assert text.data is frame and isinstance(sent, ImagePart | VideoPart)
+        assert sent.text is not None and sent.text.data is frame
+
+
+def test_a_message_whose_texts_are_not_there_is_none() -> None:
+    frames = encode_frames(WITH_TEXTS)
+    for too_few in (frames[:1], frames[:2]):
+        with pytest.raises(WireError):
+            decode_frames(too_few)
+    with pytest.raises(WireError):
+        decode_for_worker(frames[0])
+    with pytest.raises(WireError):
+        decode_frames([encode(WITH_TEXTS), *frames[1:]])
+
+
+def test_a_message_and_its_texts_are_over_the_limit_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = encode_frames(WITH_TEXTS)
+    monkeypatch.setattr("schemas.wire.MAX_MESSAGE_BYTES", sum(map(len, frames)) - 1)
+    with pytest.raises(WireError, match="limit"):
+        decode_frames(frames)
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", bytes((VERSION,)), bytes((VERSION + 1,)) + encode(JOB)[1:]])

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
+from schemas.data_url import join_url
 from schemas.errors import ErrorCode, MediaError, RequestError
 from schemas.jobs import ChatJob, CompletionJob, ImagePart, Job, Message, TextPart, VideoPart
 from schemas.tool_forms import FORMS
@@ -124,10 +125,11 @@ class Preparer:
         """All media at once; the first that fails ends the others."""
 
         async def fetch(part: ImagePart | VideoPart) -> PreparedMedia:
+            url = join_url(part.url, part.text)
             if isinstance(part, ImagePart):
                 options = self._family.image_options(job.media, part.detail)
-                return await self._media.image(part.url, options, part.param, job.tenant)
-            return await self._media.video(part.url, self._family.video_options(job.media), part.param, job.tenant)
+                return await self._media.image(url, options, part.param, job.tenant)
+            return await self._media.video(url, self._family.video_options(job.media), part.param, job.tenant)
 
         try:
             async with asyncio.TaskGroup() as group:

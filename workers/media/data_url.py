@@ -6,6 +6,7 @@ an interpreter, and in the worker's the engine would wait.
 
 import binascii
 
+from schemas.data_url import DataUrl
 from workers.media.failures import Failure, media_error
 from workers.media.types import MediaKind
 
@@ -13,13 +14,13 @@ ANIMATIONS = ("image/gif", "image/webp")
 """What may be asked about as a clip too, under the only media types that it has."""
 
 
-def base64_text(url: str, kind: MediaKind, max_bytes: int) -> memoryview:
+def base64_text(url: str | DataUrl, kind: MediaKind, max_bytes: int) -> memoryview:
     """The text behind the comma of `data:image/png;base64,....`, not yet looked at; the type must be of `kind`, or an
     animation's for a clip.
 
     max_bytes: of the file that it stands for. Raises MediaError.
     """
-    header, comma, _ = url[:1024].partition(",")
+    header, comma, _ = (url if isinstance(url, str) else url.head)[:1024].partition(",")
     media_type, *parameters = header[len("data:") :].lower().split(";")
     if not comma or not parameters or parameters[-1] != "base64":
         raise media_error(kind, Failure.BASE64, f"The data URL must have the form data:{kind}/...;base64,...")
@@ -30,6 +31,10 @@ def base64_text(url: str, kind: MediaKind, max_bytes: int) -> memoryview:
         raise media_error(kind, Failure.EMPTY, f"The {kind} is empty.")
     if (len(url) - start) // 4 * 3 - 2 > max_bytes:
         raise media_error(kind, Failure.FILE_TOO_LARGE, f"The {kind} is larger than {max_bytes >> 20} MiB.")
+    if isinstance(url, DataUrl):
+        if start != len(url.head):
+            raise _not_base64(kind)  # A comma in the head: the text begins there.
+        return memoryview(url.text.data)
     try:
         return memoryview(url.encode("ascii"))[start:]
     except UnicodeEncodeError:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from schemas.data_url import DataUrl
 from schemas.errors import MediaError
 from workers.media.cache import MediaCache
 from workers.media.data_url import base64_text
@@ -60,7 +61,7 @@ class MediaPipeline:
         await self._fetcher.close()
         await self._sandbox.close()
 
-    async def image(self, url: str, options: MediaOptions, param: str, tenant: str = "") -> PreparedMedia:
+    async def image(self, url: str | DataUrl, options: MediaOptions, param: str, tenant: str = "") -> PreparedMedia:
         """The picture behind an http, https, data or (where permitted) file URL.
 
         `options`: `ImageOptions`, or those of a family's own transform. `param`: the field the URL stands in, for
@@ -69,7 +70,7 @@ class MediaPipeline:
         """
         return await self._prepare(url, options, MediaKind.IMAGE, param, tenant)
 
-    async def video(self, url: str, options: MediaOptions, param: str, tenant: str = "") -> PreparedMedia:
+    async def video(self, url: str | DataUrl, options: MediaOptions, param: str, tenant: str = "") -> PreparedMedia:
         """As `image`, for a clip."""
         return await self._prepare(url, options, MediaKind.VIDEO, param, tenant)
 
@@ -91,12 +92,12 @@ class MediaPipeline:
         return {f"media_{name}": float(value) for name, value in figures.items()}
 
     async def _prepare(
-        self, url: str, options: MediaOptions, kind: MediaKind, param: str, tenant: str
+        self, url: str | DataUrl, options: MediaOptions, kind: MediaKind, param: str, tenant: str
     ) -> PreparedMedia:
         if isinstance(options, ImageOptions | VideoOptions) and options.fast_resize is None:
             options = replace(options, fast_resize=self._fast_resize)
         try:
-            if url[:5].lower() == "data:":
+            if isinstance(url, DataUrl) or url[:5].lower() == "data:":
                 return await self._prepare_base64(url, options, kind, tenant)
             content = await self._downloads.run((tenant, kind, url), lambda: self._fetcher.fetch(url, kind, tenant))
             key = (tenant, _digest(await _sha256(content), options))
@@ -109,7 +110,9 @@ class MediaPipeline:
             # Callers that shared the work each have their own field.
             raise MediaError(error.code, error.message, param) from error
 
-    async def _prepare_base64(self, url: str, options: MediaOptions, kind: MediaKind, tenant: str) -> PreparedMedia:
+    async def _prepare_base64(
+        self, url: str | DataUrl, options: MediaOptions, kind: MediaKind, tenant: str
+    ) -> PreparedMedia:
         text = base64_text(url, kind, self._fetcher.max_bytes(kind))
         text_key = (tenant, _digest(b"base64" + await _sha256(text), options))
         media = self.cache.get(self._files.get(text_key, text_key))

@@ -14,7 +14,7 @@ import zmq.asyncio
 from schemas.control import Cancel, Claim, Drain, Goodbye, Heartbeat, Hello, Taken
 from schemas.events import Event
 from schemas.jobs import Job
-from schemas.wire import MAX_MESSAGE_BYTES, ToGateway, WireError, decode_for_worker, encode_batch
+from schemas.wire import MAX_MESSAGE_BYTES, ToGateway, WireError, decode_frames, encode_batch
 
 log = logging.getLogger(__name__)
 
@@ -66,23 +66,22 @@ class ZeroMQSource:
                 if self._socket is None and not _is_cancelled():
                     return
                 raise
-            for frame in frames:
-                if not frame:
-                    await self._announce()
-                    continue
-                try:
-                    message = decode_for_worker(frame)
-                except WireError as error:
-                    self.dropped_frames += 1
-                    log.warning("dropped a frame of %d bytes from the gateway: %s", len(frame), error)
-                    continue
-                if isinstance(message, Job):
-                    self._unused_credits -= 1
-                    taken = Taken(worker_id=self._worker_id, job_id=message.job_id, epoch=message.epoch)
-                    await self._send([taken])
-                    if message.trial_tokens:
-                        await asyncio.sleep(WORD_OUT_S)
-                yield message
+            if not any(frames):
+                await self._announce()
+                continue
+            try:
+                message = decode_frames(frames)
+            except WireError as error:
+                self.dropped_frames += 1
+                log.warning("dropped a message of %d bytes from the gateway: %s", sum(map(len, frames)), error)
+                continue
+            if isinstance(message, Job):
+                self._unused_credits -= 1
+                taken = Taken(worker_id=self._worker_id, job_id=message.job_id, epoch=message.epoch)
+                await self._send([taken])
+                if message.trial_tokens:
+                    await asyncio.sleep(WORD_OUT_S)
+            yield message
 
     async def publish(self, events: Sequence[Event]) -> None:
         """See JobSource. Waits, without holding up other tasks, while the gateway does not read."""

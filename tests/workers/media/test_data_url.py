@@ -2,6 +2,7 @@ import base64
 
 import pytest
 
+from schemas.data_url import DataUrl, LongText
 from schemas.errors import ErrorCode, MediaError
 from workers.media.data_url import base64_text, decode_base64
 from workers.media.types import MediaKind
@@ -52,6 +53,23 @@ def test_anything_not_canonical_is_refused(text: str, code: ErrorCode) -> None:
     with pytest.raises(MediaError) as failed:
         decode(text)
     assert failed.value.code == code
+
+
+def test_a_url_held_in_two_pieces_is_read_like_one() -> None:
+    text = b"QUJD" * 100_000
+    for buffer in (text, bytearray(text), memoryview(text)):
+        assert base64_text(DataUrl("data:image/png;base64,", LongText(buffer)), MediaKind.IMAGE, LIMIT_BYTES) == text
+    for head, size, code in (
+        ("data:image/png,", 4, ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64", 4, ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,QUJD,", 4, ErrorCode.INVALID_BASE64_IMAGE),
+        ("data:image/png;base64,", 0, ErrorCode.EMPTY_IMAGE_FILE),
+        ("data:text/html;base64,", 4, ErrorCode.UNSUPPORTED_IMAGE_MEDIA_TYPE),
+        ("data:image/png;base64,", LIMIT_BYTES // 3 * 4 + 8, ErrorCode.IMAGE_FILE_TOO_LARGE),
+    ):
+        with pytest.raises(MediaError) as failed:
+            base64_text(DataUrl(head, LongText(b"A" * size)), MediaKind.IMAGE, LIMIT_BYTES)
+        assert failed.value.code == code
 
 
 def test_codes_follow_the_kind() -> None:

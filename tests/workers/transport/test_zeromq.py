@@ -11,8 +11,10 @@ import zmq
 import zmq.asyncio
 
 from schemas.control import Claim, Taken
-from schemas.wire import decode_batch, encode
+from schemas.data_url import Buffer
+from schemas.wire import decode_batch, encode, encode_frames
 from tests.fakes.messages import chat_job, hello
+from tests.schemas.test_wire import WITH_TEXTS
 from workers.transport.zeromq import ZeroMQSource
 
 
@@ -29,7 +31,11 @@ class Gateway:
         _, *frames = await asyncio.wait_for(self._socket.recv_multipart(), 5)
         return [message for frame in frames for message in decode_batch(frame)]
 
-    async def send(self, *frames: bytes) -> None:
+    async def send(self, *messages: bytes) -> None:
+        for message in messages:
+            await self.send_frames(message)
+
+    async def send_frames(self, *frames: Buffer) -> None:
         await self._socket.send_multipart([b"w", *frames])
 
     def close(self) -> None:
@@ -52,9 +58,12 @@ async def test_frames_that_are_no_messages_are_dropped_and_counted(pair: tuple[G
     gateway, source = pair
     await gateway.receive()
     await gateway.send(b"\x00", b"garbage", pickle.dumps(chat_job), b"\x01\xdd\xff\xff\xff\xff", encode(hello("w")))
+    await gateway.send_frames(encode_frames(WITH_TEXTS)[0])
+    await gateway.send_frames(*encode_frames(WITH_TEXTS)[:-1])
+    await gateway.send_frames(b"", *encode_frames(WITH_TEXTS))
     await gateway.send(encode(chat_job("a")))
     assert await asyncio.wait_for(anext(source.messages()), 5) == chat_job("a")
-    assert source.dropped_frames == 5
+    assert source.dropped_frames == 8
 
 
 async def test_a_worker_that_is_asked_says_hello_and_claims_only_what_it_did_not_use(
