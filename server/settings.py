@@ -29,6 +29,8 @@ WORKER_FLAGS = (
     "block_size",
     "max_num_seqs",
     "max_num_batched_tokens",
+    "embedding_cache_memory",
+    "media_cache_memory",
     "no_prefix_cache",
     "allowed_local_media_path",
     "allow_private_media_hosts",

@@ -46,6 +46,12 @@ class WorkerSettings(BaseSettings):
     max_num_batched_tokens: int | None = Field(
         None, ge=1, description="tokens in one step; default: 512 on a CPU, 8192 on a GPU", title="n"
     )
+    embedding_cache_memory: ByteSize | None = Field(
+        None, ge=0, description="memory for visual embeddings; default: 256MiB on a CPU, 1GiB on a GPU", title="bytes"
+    )
+    media_cache_memory: ByteSize = Field(
+        ByteSize(256 << 20), ge=0, description="memory for prepared media; downloads get half as much", title="bytes"
+    )
     no_prefix_cache: bool = Field(False, description="do not reuse pages of equal prompts")
 
     allowed_local_media_path: Path | None = Field(None, description="folder that file URLs may read", title="dir")

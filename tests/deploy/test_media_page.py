@@ -1,15 +1,14 @@
 """docs/media.md against the limits and lists in the code."""
 
-from inspect import signature
-
 from server.settings import ServeSettings
 from tests.deploy.project import code_names, flags_of, read, tables
+from workers.backends.sizing import Asked, size_engine
 from workers.media import fetch, image, sandbox, transforms
 from workers.media.clip_rules import bad_format
 from workers.media.image import open_image
-from workers.media.pipeline import build_pipeline
 from workers.media.types import MediaKind
 from workers.media.url_cache import MAX_FRESH_S
+from workers.settings import WorkerSettings
 
 PAGE = read("docs/media.md")
 TEXT = " ".join(PAGE.split())
@@ -26,7 +25,8 @@ def test_containers_are_those_that_refusals_name() -> None:
 def test_numbers_are_those_of_the_code() -> None:
     limits = fetch.LIMITS[MediaKind.IMAGE]
     settings = ServeSettings()
-    cache_mib = signature(build_pipeline).parameters["cache_bytes"].default >> 20
+    worker = WorkerSettings(model="demo")
+    embeddings = {is_cuda: size_engine(Asked(), is_cuda, 1 << 30, 1, 1, False) for is_cuda in (False, True)}
     for sentence in (
         f"`--limit-images` pictures ({settings.limit_images})",
         f"`--limit-videos` clips ({settings.limit_videos})",
@@ -35,8 +35,9 @@ def test_numbers_are_those_of_the_code() -> None:
         f"at least {limits.bytes_per_s >> 10} KiB/s after {_WORDS[int(limits.grace_s)]} seconds",
         f"has {_WORDS[fetch.MAX_REDIRECTS]} redirects at most",
         f"{_WORDS[fetch.MAX_CONNECTIONS_PER_HOST]} connections go to one host".capitalize(),
-        f"at most {cache_mib} MiB a worker",
-        f"at most {cache_mib // 2} MiB a worker",
+        f"at most `--media-cache-memory` a worker ({worker.media_cache_memory >> 20} MiB)",
+        f"at most `--embedding-cache-memory` ({embeddings[False].encoder_cache_bytes >> 20} MiB on a CPU, "
+        f"{embeddings[True].encoder_cache_bytes >> 30} GiB on a GPU)",
         f"until it is replaced after {sandbox.Sandbox()._items_per_process} items",
         f"{sandbox.LIMITS[MediaKind.VIDEO].cpu_s} seconds of CPU time with each",
     ):

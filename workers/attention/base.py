@@ -15,7 +15,8 @@ class Attend(Protocol):
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, num_heads, head_dim], k, v [T, num_kv_heads, head_dim], q and k rotated -> [T, num_heads * head_dim].
 
-        The inputs may be strided views and are the caller's: copy what is to be kept. Scale is head_dim ** -0.5.
+        The inputs may be strided views and are the caller's: copy what is to be kept. Scale is head_dim ** -0.5. There
+        may be more rows than the step has tokens: those behind it are of no sequence, and of zeros in the answer.
         """
         ...
 

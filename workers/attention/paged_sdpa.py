@@ -36,6 +36,7 @@ class PagedSDPA:
         self._pages = [layer.view(-1, block_size * spec.head_dim) for layer in self._pool]
         self._scratch = torch.empty(0, dtype=dtype, device=device)
         self._rows = torch.empty(0, dtype=torch.int64, device=device)
+        self._num_tokens = 0
         self._reads: list[Callable[[int, Tensor, Tensor, Tensor, Tensor], None]] = []
 
     def over_same_pages(self) -> "PagedSDPA":
@@ -48,6 +49,7 @@ class PagedSDPA:
         """Take over a step's layout: where new keys go and which pages each row reads."""
         heads = torch.arange(self.spec.num_kv_heads, device=self._device)
         slots = torch.from_numpy(batch.slots).to(self._device)
+        self._num_tokens = len(slots)
         self._rows = (heads * (self.num_blocks * self.block_size) + slots[:, None]).reshape(-1)
         self._reads = [self._plan_decode(group) for group in batch.decode_groups]
         self._reads += [self._plan_prefill(part) for part in batch.prefills]
@@ -55,9 +57,12 @@ class PagedSDPA:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write the step's keys and values, then attend. q [T, heads, d], k and v [T, kv heads, d] -> [T, heads * d]"""
         keys, values = self._layers[layer]
-        keys.index_copy_(0, self._rows, k.reshape(-1, self.spec.head_dim))
-        values.index_copy_(0, self._rows, v.reshape(-1, self.spec.head_dim))
+        num_tokens = self._num_tokens
+        keys.index_copy_(0, self._rows, k[:num_tokens].reshape(-1, self.spec.head_dim))
+        values.index_copy_(0, self._rows, v[:num_tokens].reshape(-1, self.spec.head_dim))
         out = torch.empty(q.shape[0], q.shape[1] * q.shape[2], dtype=q.dtype, device=q.device)
+        if q.shape[0] > num_tokens:
+            out[num_tokens:] = 0
         for read in self._reads:
             read(layer, q, k, v, out)
         return out

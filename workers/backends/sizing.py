@@ -39,6 +39,7 @@ class Asked:
     block_size: int | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    encoder_cache_bytes: int | None = None
 
 
 def size_engine(
@@ -65,6 +66,9 @@ def size_engine(
         num_blocks = min(budget // (kv_token_bytes * block_size), most_useful)
     if num_blocks < 1:
         raise ModelError("the K/V cache has no room for a single block; give it more memory (--kv-cache-memory)")
+    encoder_cache_bytes = asked.encoder_cache_bytes
+    if encoder_cache_bytes is None:
+        encoder_cache_bytes = _GIB if is_cuda else _GIB // 4
     return EngineLimits(
         max_model_len=min(max_model_len, num_blocks * block_size),
         num_blocks=num_blocks,
@@ -74,6 +78,6 @@ def size_engine(
         # these make no product faster.
         max_num_batched_tokens=max(max_num_seqs, asked.max_num_batched_tokens or (8192 if is_cuda else 512)),
         max_encode_tokens=16384 if is_cuda else 512,
-        encoder_cache_bytes=_GIB if is_cuda else _GIB // 4,
+        encoder_cache_bytes=encoder_cache_bytes,
         prefill_per_decode=None if is_cuda else _PREFILL_PER_DECODE,
     )

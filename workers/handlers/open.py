@@ -100,6 +100,7 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
             settings.block_size,
             settings.max_num_seqs,
             settings.max_num_batched_tokens,
+            settings.embedding_cache_memory,
         ),
         device.type == "cuda",
         free_bytes(device),
@@ -113,6 +114,7 @@ async def _open(settings: WorkerSettings) -> ChatHandler:
         settings.allow_private_media_hosts,
         settings.allowed_media_domains,
         settings.fast_resize,
+        cache_bytes=settings.media_cache_memory,
     )
     await media.start()
     backend.start()

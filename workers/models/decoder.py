@@ -12,7 +12,7 @@ from workers.attention.base import Attend, Routes, Step
 from workers.models.base import KVSpec, WeightSource
 from workers.models.config import DecoderSpec
 from workers.models.layers import RMSNorm, take_rms_norm
-from workers.models.linear import take_linear
+from workers.models.linear import padded_rows, take_linear
 from workers.models.rope import Rope
 
 
@@ -73,6 +73,11 @@ class DecoderLayer:
         q_rows, k_rows = q_norm.expand(self._num_heads, -1), k_norm.expand(self._num_kv_heads, -1)
         return RMSNorm(torch.cat((q_rows, k_rows)), eps)
 
+    @property
+    def is_packed(self) -> bool:
+        """Whether rows of zeros should come with some numbers of tokens, see `padded_rows`."""
+        return self._qkv.is_packed
+
     def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend, routes: Routes | None) -> Tensor:
         """hidden [T, H]; cos, sin [T, 1, head_dim] -> [T, H]."""
         hidden = hidden + self._attention(self._input_norm(hidden), cos, sin, attend)
@@ -103,13 +108,22 @@ class LayerStack:
             DecoderLayer(spec, weights, f"{prefix}layers.{index}.", index, self._rope)
             for index in range(spec.num_layers)
         ]
+        self._pads = any(layer.is_packed for layer in self._layers)
 
     def __call__(self, hidden: Tensor, step: Step) -> Tensor:
         """[T, H] -> [T, H], a new tensor."""
         cos, sin = self._rope(step.positions, step.rope_lens)
+        num_tokens = len(hidden)
+        if self._pads and (num_padding := padded_rows(num_tokens) - num_tokens):
+            hidden, cos, sin = (_with_rows(x, num_padding) for x in (hidden, cos, sin))
         for layer in self._layers:
             hidden = layer(hidden, cos, sin, step.attend, step.routes)
-        return hidden
+        return hidden[:num_tokens]
+
+
+def _with_rows(x: Tensor, count: int) -> Tensor:
+    """With rows of zeros behind its own."""
+    return torch.cat((x, x.new_zeros(count, *x.shape[1:])))
 
 
 class Decoder:

@@ -101,3 +101,18 @@ def test_pages_of_a_former_owner_do_not_leak_into_a_padded_batch():
             0, torch.randn(total, HEADS, DIM), torch.zeros(total, KV_HEADS, DIM), torch.zeros(total, KV_HEADS, DIM)
         )
         assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_rows_of_no_sequence_are_answered_with_zeros_and_kept_nowhere():
+    lengths, num_more = [5, 1, 9], 3
+    plain, padded = (PagedSDPA(KVSpec(1, KV_HEADS, DIM), 8, 4, torch.float32, torch.device("cpu")) for _ in range(2))
+    torch.manual_seed(2)
+    for step in random_steps(random.Random(2), lengths, max_chunk=9):
+        total = sum(c.length for c in step)
+        q, k, v = (torch.randn(total + num_more, heads, DIM) for heads in (HEADS, KV_HEADS, KV_HEADS))
+        for paged in (plain, padded):
+            paged.prepare(build_batch(step, 4))
+        expected = plain(0, q[:total], k[:total], v[:total])
+        found = padded(0, q, k, v)
+        assert torch.equal(found[:total], expected) and not found[total:].any()
+        assert torch.equal(plain._pool, padded._pool)

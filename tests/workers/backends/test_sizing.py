@@ -13,7 +13,8 @@ def size(asked: Asked, *, is_cuda: bool = False, free: int = 8 * GIB, positions:
 
 
 def test_what_is_asked_for_is_given():
-    limits = size(Asked(max_model_len=512, num_kv_blocks=100, block_size=32, max_num_seqs=7, max_num_batched_tokens=99))
+    asked = Asked(512, None, 100, block_size=32, max_num_seqs=7, max_num_batched_tokens=99, encoder_cache_bytes=1000)
+    limits = size(asked)
     assert limits == EngineLimits(
         max_model_len=512,
         num_blocks=100,
@@ -21,7 +22,7 @@ def test_what_is_asked_for_is_given():
         max_num_seqs=7,
         max_num_batched_tokens=99,
         max_encode_tokens=limits.max_encode_tokens,
-        encoder_cache_bytes=limits.encoder_cache_bytes,
+        encoder_cache_bytes=1000,
         prefill_per_decode=limits.prefill_per_decode,
     )
 
@@ -35,6 +36,12 @@ def test_a_cpu_pool_takes_a_quarter_of_what_is_free_and_a_gpu_pool_most_of_it():
 def test_on_a_cpu_those_who_decode_wait_for_a_share_of_prefills_and_on_a_gpu_for_all_of_a_step():
     assert size(Asked()).prefill_per_decode == 16
     assert size(Asked(), is_cuda=True).prefill_per_decode is None
+
+
+def test_embeddings_get_what_is_asked_for_also_where_that_is_nothing():
+    assert size(Asked()).encoder_cache_bytes == GIB // 4
+    assert size(Asked(), is_cuda=True).encoder_cache_bytes == GIB
+    assert size(Asked(encoder_cache_bytes=0), is_cuda=True).encoder_cache_bytes == 0
 
 
 def test_no_more_blocks_than_all_seats_can_use():

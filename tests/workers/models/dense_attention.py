@@ -20,8 +20,10 @@ class DenseAttention:
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q [T, n_heads, d], k and v [T, n_kv, d] -> [T, n_heads * d]."""
         lengths = [length for _, length in self.layout]
-        parts = zip(self.layout, q.split(lengths), k.split(lengths), v.split(lengths), strict=True)
-        return torch.cat([self._attend(layer, owner, *qkv) for (owner, _), *qkv in parts])
+        num_tokens = sum(lengths)
+        parts = zip(self.layout, *(x[:num_tokens].split(lengths) for x in (q, k, v)), strict=True)
+        mixed = torch.cat([self._attend(layer, owner, *qkv) for (owner, _), *qkv in parts])
+        return F.pad(mixed, (0, 0, 0, len(q) - num_tokens))
 
     def _attend(self, layer: int, owner: Hashable, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if (layer, owner) in self._kept:

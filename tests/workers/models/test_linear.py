@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from workers.models.linear import MIN_PACKED_ELEMENTS, Linear, can_pack, take_linear
+from workers.models.linear import MAX_EXACT_ROWS, MIN_PACKED_ELEMENTS, Linear, can_pack, padded_rows, take_linear
 from workers.weights.sources import DummySource, MetaSource
 
 OUT, IN = 320, 256
@@ -79,3 +79,11 @@ def test_a_layer_takes_its_bias_only_where_it_has_one():
         1,
         4,
     )
+
+
+def test_all_lengths_of_prompts_come_down_to_few_numbers_of_rows_which_are_little_more():
+    padded = [padded_rows(count) for count in range(4097)]
+    assert padded[: MAX_EXACT_ROWS + 1] == list(range(MAX_EXACT_ROWS + 1))
+    assert padded == sorted(padded) and all(padded_rows(rows) == rows for rows in padded)
+    assert all(0 <= rows - count <= count / 8 for count, rows in enumerate(padded))
+    assert len(set(padded)) == 1 + MAX_EXACT_ROWS + 8 * 8
