@@ -1,6 +1,7 @@
 """The Responses and Messages APIs against the daemon and its demo model: what a chat says, in their words."""
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from anthropic import Anthropic
 from anthropic import BadRequestError as AnthropicRefusal
 from openai import BadRequestError, OpenAI
+from PIL import Image
 
 from tests.e2e.served import Daemon, serve
 
@@ -113,6 +115,41 @@ def test_messages_say_what_chats_say_of_a_picture_and_a_clip(openai: OpenAI, ant
             assert stream.get_final_text() == expected.choices[0].message.content
         counted = anthropic.messages.count_tokens(model=MODEL, messages=messages)
         assert counted.input_tokens == expected.usage.prompt_tokens
+
+
+def test_a_large_picture_that_is_handed_on_as_it_came_is_the_one_that_is_read_as_text(
+    openai: OpenAI, anthropic: Anthropic
+) -> None:
+    file = io.BytesIO()
+    Image.open(EXAMPLES / "shapes.png").convert("RGB").resize((800, 800)).save(file, "BMP")
+    data = base64.b64encode(file.getvalue()).decode()
+    url = f"data:image/bmp;base64,{data}"
+    expected = chatted(openai, user({"type": "image_url", "image_url": {"url": url}}))
+    item: Any = {
+        "role": "user",
+        "content": [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": ASKED}],
+    }
+    response = openai.responses.create(model=MODEL, input=[item], temperature=0, max_output_tokens=MAX_TOKENS)
+    block = {"type": "image", "source": {"type": "base64", "media_type": "image/bmp", "data": data}}
+    messages: Any = [user(block)]
+    message: Any = anthropic.messages.create(
+        model=MODEL, messages=messages, max_tokens=MAX_TOKENS, extra_body={"temperature": 0}
+    )
+    assert response.output_text == message.content[0].text == expected.choices[0].message.content
+    assert response.usage is not None and response.usage.input_tokens == expected.usage.prompt_tokens
+    for at in (0, len(data) // 2, len(data) - 1):
+        spoilt = user(
+            {
+                "type": "image_url",
+                "image_url": {"url": url[: at - len(data)] + "!" + url[len(url) - len(data) + at + 1 :]},
+            }
+        )
+        with pytest.raises(BadRequestError) as refused:
+            chatted(openai, spoilt)
+        assert (refused.value.code, refused.value.param) == (
+            "invalid_base64_image",
+            "messages.0.content.0.image_url.url",
+        )
 
 
 def test_a_stop_sequence_is_named(openai: OpenAI, anthropic: Anthropic) -> None:
