@@ -49,6 +49,7 @@ def connect(url: str) -> Redis:
             socket_timeout=SOCKET_TIMEOUT_S,
             socket_connect_timeout=SOCKET_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
+            driver_info=None,  # From 7.2 on it would tell its name, which is one more right that a user would need.
             **options,
         )
     except ValueError as error:
