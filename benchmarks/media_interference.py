@@ -1,6 +1,6 @@
 """What running text streams feel of a request with 16 pictures or a clip of 64 frames.
 
-    python -m benchmarks.media_interference [--streams 4] [--requests 3] [--models glimpsed-demo dummy-88m]
+    python -m benchmarks.media_interference [--streams 4] [--requests 6] [--models glimpsed-demo dummy-88m]
 
 Text streams run all the time; requests with media come one after another, from a process of their own: a client that
 sends megabytes itself does not see its tokens in time. Time between tokens is compared: of the streams alone, and of
@@ -57,7 +57,7 @@ class Watched:
 def main() -> None:
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--streams", type=int, default=4)
-    args.add_argument("--requests", type=int, default=3)
+    args.add_argument("--requests", type=int, default=6)
     args.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     asked = args.parse_args()
     kinds = {
@@ -84,10 +84,11 @@ def main() -> None:
                     post(daemon.base_url, _body(model, requests[0][:1], 2))
                     rows += asyncio.run(measure(daemon, model, name, files, asked.streams))
     notes = (
-        f"{asked.streams} text streams. Media differ from request to request, and are sent as data URLs by another "
-        "process than the one that reads the streams. Tokens that bring no text of their own come with the next: a gap "
-        "of two steps is usual. Another program that computes: a loop that asks nothing of the daemon; what its row is "
-        "over 1 is how much slower this machine's cores are when both are busy."
+        f"{asked.streams} text streams of {STREAM_TOKENS} tokens, each begun a part of that after the one before. Media "
+        "differ from request to request, and are sent as data URLs by another process than the one that reads the "
+        "streams. Tokens that bring no text of their own come with the next: a gap of two steps is usual. Another "
+        "program that computes: a loop that asks nothing of the daemon; what its row is over 1 is how much slower this "
+        "machine's cores are when both are busy."
     )
     header = ["model", "while running", "p50 ms", "p99 ms", "p99 over alone", "longest ms", "tokens", "answered in s"]
     write_report("media_interference", "Text streams beside media", notes, header, rows)
@@ -101,7 +102,12 @@ async def measure(daemon: Daemon, model: str, name: str, bodies: Sequence[Path],
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as sender:
         async with httpx.AsyncClient(base_url=daemon.base_url, timeout=600, limits=limits) as client:
             await loop.run_in_executor(sender, time.perf_counter)  # it is there before anything is measured
-            streams = [asyncio.create_task(_stream(client, model, number, watched)) for number in range(num_streams)]
+            streams = [
+                asyncio.create_task(
+                    _stream(client, model, number, STREAM_TOKENS * (number + 1) // num_streams, watched)
+                )
+                for number in range(num_streams)
+            ]
             await asyncio.sleep(1.0)
             alone = (time.perf_counter(), time.perf_counter() + ALONE_S)
             await asyncio.sleep(ALONE_S + PAUSE_S)
@@ -151,13 +157,19 @@ def post(base_url: str, body: bytes) -> None:
     assert reply.status == 200 and json.loads(answer)["usage"]["completion_tokens"] == 2, answer[:300]
 
 
-async def _stream(client: httpx.AsyncClient, model: str, number: int, watched: Watched) -> None:
-    """One text stream after another, until it is cancelled."""
+async def _stream(client: httpx.AsyncClient, model: str, number: int, first_tokens: int, watched: Watched) -> None:
+    """One text stream after another, until it is cancelled.
+
+    first_tokens: how long the first one is. A token at the end of a long answer takes four times as long as one at its
+    beginning: where all streams began together, what they feel would depend on when they are asked.
+    """
     moments: list[float] = []
     watched.tokens.append(moments)
     text = [{"type": "text", "text": f"Stream {number}: tell me a long story."}]
-    body = _body(model, text, STREAM_TOKENS, "", is_streamed=True)
+    num_tokens = first_tokens
     while True:
+        body = _body(model, text, num_tokens, "", is_streamed=True)
+        num_tokens = STREAM_TOKENS
         async with client.stream("POST", "/chat/completions", content=body, headers=_JSON) as reply:
             async for line in reply.aiter_lines():
                 # The first chunk says whose turn it is, before there is a token.
