@@ -84,7 +84,7 @@ def main() -> None:
                     post(daemon.base_url, _body(model, requests[0][:1], 2))
                     rows += asyncio.run(measure(daemon, model, name, files, asked.streams))
     notes = (
-        f"{asked.streams} text streams of {STREAM_TOKENS} tokens, each begun a part of that after the one before. Media "
+        f"{asked.streams} text streams of {STREAM_TOKENS} tokens, each begun a part of that after the other. Media "
         "differ from request to request, and are sent as data URLs by another process than the one that reads the "
         "streams. Tokens that bring no text of their own come with the next: a gap of two steps is usual. Another "
         "program that computes: a loop that asks nothing of the daemon; what its row is over 1 is how much slower this "
