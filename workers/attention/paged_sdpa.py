@@ -12,8 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workers.engine.batch import DecodeGroup, KeyOrder, PageLayout, PrefillSlice
+from workers.attention.side_by_side import Copies, Copy
+from workers.engine.batch import DecodeGroup, Ints, KeyOrder, PageLayout, PrefillSlice
 from workers.models.base import KVSpec
+
+MAX_COPIED_SHARE = 2
+"""Copies of keys and values take one part in so many of the pool's memory at most."""
+
+_Read = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
 
 
 class PagedSDPA:
@@ -37,13 +43,21 @@ class PagedSDPA:
         self._scratch = torch.empty(0, dtype=dtype, device=device)
         self._rows = torch.empty(0, dtype=torch.int64, device=device)
         self._num_tokens = 0
-        self._reads: list[Callable[[int, Tensor, Tensor, Tensor, Tensor], None]] = []
+        self._copies = self._new_copies()
+        self._reads: list[_Read] = []
 
     def over_same_pages(self) -> "PagedSDPA":
         """Another one over the same pool, for a thread of its own. The two never write the same pages."""
         other = copy(self)
         other._scratch = self._scratch.new_empty(0)
+        other._copies = self._new_copies()
         return other
+
+    def _new_copies(self) -> Copies | None:
+        """On a CPU; elsewhere to gather costs little."""
+        if self._device.type != "cpu" or self.spec.unfolding is not None:
+            return None
+        return Copies(self.spec, self._pool.dtype, self._pool.nbytes // MAX_COPIED_SHARE)
 
     def prepare(self, batch: PageLayout) -> None:
         """Take over a step's layout: where new keys go and which pages each row reads."""
@@ -51,8 +65,15 @@ class PagedSDPA:
         slots = torch.from_numpy(batch.slots).to(self._device)
         self._num_tokens = len(slots)
         self._rows = (heads * (self.num_blocks * self.block_size) + slots[:, None]).reshape(-1)
-        self._reads = [self._plan_decode(group) for group in batch.decode_groups]
-        self._reads += [self._plan_prefill(part) for part in batch.prefills]
+        self._reads = [self._plan_prefill(part) for part in batch.prefills]
+        if self._copies is not None:
+            self._copies.begin()
+        for group in reversed(batch.decode_groups):  # The longest contexts first: copies gain them most.
+            num_gathered = self._plan_copied(group, self._copies) if self._copies is not None else len(group.lengths)
+            if num_gathered:
+                self._reads.append(self._plan_decode(group if group.order else group.first(num_gathered)))
+        if self._copies is not None:
+            self._copies.end()
 
     def __call__(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Write the step's keys and values, then attend. q [T, heads, d], k and v [T, kv heads, d] -> [T, heads * d]"""
@@ -84,7 +105,45 @@ class PagedSDPA:
         planes = torch.arange(2 * self.spec.num_kv_heads, device=self._device) * self.num_blocks
         return (planes[:, None] + blocks.reshape(1, -1)).reshape(-1)
 
-    def _plan_decode(self, group: DecodeGroup) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
+    def _plan_copied(self, group: DecodeGroup, copies: Copies) -> int:
+        """Plan the rows of a group that are read from copies, the last ones; returns how many others there are."""
+        num_left = len(group.lengths)
+        if group.serials is None or group.order is not None:
+            return num_left
+        while num_left and (length := int(group.lengths[num_left - 1])) >= copies.min_tokens:
+            kept = copies.of(int(group.serials[num_left - 1]), length)
+            if kept is None:
+                break
+            num_left -= 1
+            self._reads.append(self._plan_row(group.start + num_left, length, group.blocks[num_left], kept))
+        return num_left
+
+    def _plan_row(self, row: int, length: int, blocks: Ints, kept: Copy) -> _Read:
+        """One sequence's only query, beside its copy."""
+        num_blocks = -(-length // self.block_size)
+        first = max(0, length - (self.spec.sliding_window or length))
+        is_whole = kept.num_kept >= length - 1
+
+        def read(layer: int, q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> None:
+            kv = kept.kv[layer]
+            if is_whole:
+                kv[0, :, length - 1] = k[row]
+                kv[1, :, length - 1] = v[row]
+            else:
+                # The new token's are in its pages by now.
+                page_rows = self._page_rows(torch.from_numpy(blocks[:num_blocks]).to(self._device))
+                for own, pages in zip(kv, self._gather(layer, page_rows, 1), strict=True):
+                    own[:, :length] = pages[0, :, :length]
+            if layer == self.spec.num_layers - 1:
+                kept.num_kept = length
+            keys, values = kv[:, None, :, first:length]
+            queries = q[row].reshape(1, self.spec.num_kv_heads, -1, q.shape[2])
+            found = F.scaled_dot_product_attention(queries, keys, values)
+            out[row] = found.reshape(-1)
+
+        return read
+
+    def _plan_decode(self, group: DecodeGroup) -> _Read:
         num_rows, kv_heads = group.stop - group.start, self.spec.num_kv_heads
         page_rows = self._page_rows(torch.from_numpy(group.blocks).to(self._device))
         longest = int(group.lengths.max())
@@ -119,7 +178,7 @@ class PagedSDPA:
         queries, keys = (torch.from_numpy(numbers).to(self._device) for numbers in (order.queries, order.keys))
         return keys <= queries[:, None]
 
-    def _plan_prefill(self, part: PrefillSlice) -> Callable[[int, Tensor, Tensor, Tensor, Tensor], None]:
+    def _plan_prefill(self, part: PrefillSlice) -> _Read:
         rows = slice(part.start, part.stop)
         length = part.stop - part.start
         total = part.order.keys.shape[-1] if part.order else part.context + length

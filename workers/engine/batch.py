@@ -32,7 +32,8 @@ class KeyOrder:
 class DecodeGroup:
     """Rows [start, stop) with one query token each, read together from page tables padded to one width.
 
-    blocks [rows, width]: page ids, padded with page 0. lengths [rows]: keys to attend, the new one included.
+    blocks [rows, width]: page ids, padded with page 0. lengths [rows]: keys to attend, the new one included; they
+    ascend. serials [rows]: whose they are; None where a slot is no token.
     """
 
     start: int
@@ -40,6 +41,12 @@ class DecodeGroup:
     blocks: Ints
     lengths: Ints
     order: KeyOrder | None = None
+    serials: Ints | None = None
+
+    def first(self, count: int) -> "DecodeGroup":
+        """Its first rows; they have an order of keys only together."""
+        blocks, lengths = self.blocks[:count], self.lengths[:count]
+        return DecodeGroup(self.start, self.start + count, blocks, lengths, None, self.serials)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,5 +229,6 @@ def _decode_groups(decodes: Seq[Chunk], block_size: int) -> list[DecodeGroup]:
     for first, last in group_by_width(widths):
         blocks = pad_tables([c.seq for c in decodes[first:last]], widths[first:last])
         lengths = np.fromiter((c.start + 1 for c in decodes[first:last]), np.int64, last - first)
-        groups.append(DecodeGroup(first, last, blocks, lengths))
+        serials = np.fromiter((c.seq.serial for c in decodes[first:last]), np.int64, last - first)
+        groups.append(DecodeGroup(first, last, blocks, lengths, serials=serials))
     return groups

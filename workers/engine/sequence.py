@@ -7,6 +7,7 @@ everything else; other parts read.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import count
 from typing import Any
 
 
@@ -88,6 +89,7 @@ class Sequence:
     prompt_logprobs: opaque here; by position, from 1 on.
     num_computed_tokens: tokens whose keys and values are in the pool, from the front.
     num_cached_tokens: prompt tokens found in the prefix cache at the first admission (for usage).
+    serial: no other sequence of this process has, or had, or will have the same.
 
     Raises ValueError when the prompt is empty or longer than token_ids, or the media spans break their rules.
     """
@@ -112,6 +114,7 @@ class Sequence:
     block_table: list[int] = field(default_factory=list, init=False)
     block_hashes: list[bytes] = field(default_factory=list, init=False)
     num_committed_blocks: int = field(default=0, init=False)
+    serial: int = field(default_factory=count().__next__, init=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.num_prompt_tokens <= len(self.token_ids):

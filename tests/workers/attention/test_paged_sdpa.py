@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from workers.attention import side_by_side
 from workers.attention.paged_sdpa import PagedSDPA
+from workers.attention.side_by_side import Copies
 from workers.engine.batch import build_batch
 from workers.engine.plan import Chunk
 from workers.engine.sequence import Sequence
@@ -116,3 +118,73 @@ def test_rows_of_no_sequence_are_answered_with_zeros_and_kept_nowhere():
         found = padded(0, q, k, v)
         assert torch.equal(found[:total], expected) and not found[total:].any()
         assert torch.equal(plain._pool, padded._pool)
+
+
+def decode_steps(rng: random.Random, lengths: list[int], num_steps: int) -> list[list[Chunk]]:
+    """Sequences whose prompts are computed at once, and which then decode together; some stand aside now and then."""
+    pages = list(range(sum((n + num_steps) // 4 + 1 for n in lengths)))
+    rng.shuffle(pages)
+    seqs = []
+    for number, length in enumerate(lengths):
+        seq = Sequence(f"{number}", list(range(length + num_steps)), length, 999)
+        seq.block_table = [pages.pop() for _ in range((length + num_steps) // 4 + 1)]
+        seqs.append(seq)
+    steps = [[Chunk(seq, 0, seq.num_prompt_tokens, samples=True) for seq in seqs]]
+    for seq in seqs:
+        seq.num_computed_tokens = seq.num_prompt_tokens
+    for _ in range(num_steps):
+        there = [seq for seq in seqs if rng.random() < 0.9] or seqs[:1]
+        steps.append([Chunk(seq, seq.num_computed_tokens, 1, samples=True) for seq in there])
+        for seq in there:
+            seq.num_computed_tokens += 1
+    return steps
+
+
+@pytest.mark.parametrize("room_tokens", [10**6, 40, 0])
+@pytest.mark.parametrize("window", [None, 9])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_kept_of_long_contexts_says_what_their_pages_say(seed, window, room_tokens, monkeypatch):
+    monkeypatch.setattr(side_by_side, "MIN_LAYER_BYTES", 12 * 2 * KV_HEADS * DIM * 4)
+    monkeypatch.setattr(side_by_side, "GROWTH_TOKENS", 16)
+    rng = random.Random(seed)
+    spec = KVSpec(LAYERS, KV_HEADS, DIM, window, lower=KVSpec(1, 1, 4))  # whose bytes are not among these
+    paged, by_pages = (PagedSDPA(spec, 200, 4, torch.float32, torch.device("cpu")) for _ in range(2))
+    paged._copies = Copies(spec, torch.float32, room_tokens * 2 * LAYERS * KV_HEADS * DIM * 4)
+    by_pages._copies = None
+    torch.manual_seed(seed)
+    most_kept = 0
+    for number, step in enumerate(decode_steps(rng, [3, 30, 11, 12, 47, 30], num_steps=30)):
+        batch = build_batch(step, 4)
+        for attention in (paged, by_pages):
+            attention.prepare(batch)
+        total = sum(c.length for c in step)
+        fails = number % 7 == 3  # A step that ends between two layers is repeated as a whole.
+        for layer in (*range(LAYERS - 1), *range(LAYERS)) if fails else range(LAYERS):
+            q, k, v = (torch.randn(total, heads, DIM) for heads in (HEADS, KV_HEADS, KV_HEADS))
+            torch.testing.assert_close(paged(layer, q, k, v), by_pages(layer, q, k, v), atol=1e-5, rtol=1e-5)
+            if fails and layer == LAYERS - 2:
+                for attention in (paged, by_pages):
+                    attention.prepare(batch)
+        kept = paged._copies._copies.values()
+        assert sum(copy.capacity for copy in kept) <= room_tokens
+        most_kept = max(most_kept, len(kept))
+    assert most_kept == {10**6: 6, 40: 1, 0: 0}[room_tokens]
+
+
+def test_what_is_kept_belongs_to_one_sequence_whatever_pages_the_next_one_gets(monkeypatch):
+    monkeypatch.setattr(side_by_side, "MIN_LAYER_BYTES", 1)
+    paged = PagedSDPA(KVSpec(1, KV_HEADS, DIM), 20, 4, torch.float32, torch.device("cpu"))
+    for scale in (1.0, 2.0):
+        (prompt,), *decodes = decode_steps(random.Random(0), [9], num_steps=3)
+        for chunk in (prompt, *(chunk for (chunk,) in decodes)):
+            paged.prepare(build_batch([chunk], 4))
+            k = torch.full((chunk.length, KV_HEADS, DIM), scale)
+            out = paged(0, torch.ones(chunk.length, HEADS, DIM), k, k)
+            torch.testing.assert_close(out, torch.full_like(out, scale))
+
+
+def test_another_threads_attention_keeps_its_own(monkeypatch):
+    monkeypatch.setattr(side_by_side, "MIN_LAYER_BYTES", 1)
+    paged = PagedSDPA(KVSpec(1, KV_HEADS, DIM), 20, 4, torch.float32, torch.device("cpu"))
+    assert paged.over_same_pages()._copies is not paged._copies
+    assert PagedSDPA(KVSpec(1, KV_HEADS, DIM), 20, 4, torch.float32, torch.device("meta"))._copies is None

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.e2e.goldens import LEAN
+from workers.attention import side_by_side
 from workers.backends.open import build_engine
 from workers.backends.sizing import EngineLimits
 from workers.engine.companion import CompanionTurns
@@ -270,6 +271,21 @@ def test_a_pool_much_too_small_delays_everybody_and_changes_no_token(model: Pick
     assert num_preemptions == 0
     cramped, num_preemptions = tokens_with(7)
     assert cramped == expected and num_preemptions > 0
+
+
+def test_what_is_kept_of_contexts_changes_no_token_also_where_pages_are_given_up(
+    model: PickyModel, monkeypatch: pytest.MonkeyPatch
+):
+    def tokens_with(num_blocks: int) -> dict[str, list[int]]:
+        engine = build_engine(model, replace(LIMITS, num_blocks=num_blocks), enable_prefix_cache=True)
+        for number in range(10):
+            engine.add(sequence(str(number), SOUND + number if number % 2 else None, tokens=60))
+        return run(engine)[0]
+
+    expected = tokens_with(60)
+    monkeypatch.setattr(side_by_side, "MIN_LAYER_BYTES", 1)
+    monkeypatch.setattr(side_by_side, "GROWTH_TOKENS", 16)
+    assert [tokens_with(num_blocks) for num_blocks in (60, 20, 7)] == [expected] * 3
 
 
 def test_counters_tell_what_was_done(model: PickyModel):
