@@ -15,6 +15,7 @@ from schemas.errors import ErrorCode, RequestError
 from schemas.events import Accepted, Delta, Finished
 from schemas.jobs import CompletionJob, Job, TextPart
 from workers.handlers.base import FatalError, Publish, Stats
+from workers.transport.zeromq import WORD_OUT_S
 
 
 def prompt_of(job: Job) -> str:
@@ -62,6 +63,7 @@ class ScriptedHandler:
         if "refuse" in prompt:
             raise RequestError(ErrorCode.CONTEXT_LENGTH_EXCEEDED, "the prompt is too long", "messages")
         if "poison" in prompt:
+            await asyncio.sleep(WORD_OUT_S)  # Sooner, its gateway might never hear that this worker had it.
             os.abort()
         names: dict[str, Any] = {"job_id": job.job_id, "epoch": job.epoch, "seq": 0}
         publish(Accepted(**names, prompt_tokens=len(prompt)))
