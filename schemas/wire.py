@@ -14,7 +14,7 @@ from schemas.data_url import Buffer, LongText
 from schemas.events import Accepted, Delta, Failed, Finished
 from schemas.jobs import ChatJob, CompletionJob
 
-VERSION = 1
+VERSION = 2
 MAX_MESSAGE_BYTES = 256 * 1024 * 1024
 MAX_BATCH_BYTES = 1024 * 1024
 """Of several messages in one frame: far below what a frame may have, however many there are."""

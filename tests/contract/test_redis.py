@@ -13,6 +13,7 @@ from schemas import redis_names as names
 from schemas.control import Cancel
 from schemas.events import Finished
 from schemas.jobs import Job
+from schemas.wire import VERSION
 from server.transport.base import JobLost
 from server.transport.redis_mail import send_cancels
 from server.transport.redis_streams import RedisQueue
@@ -286,7 +287,7 @@ async def test_entries_that_are_no_messages_are_dropped_and_counted(
         [mailbox] = client.keys("glimpsed:gateway:*")
         for hostile in _hostile():
             client.xadd(mailbox, hostile)
-            client.xadd(names.worker_mailbox("w"), hostile | {"order": b"\x01\xff"})
+            client.xadd(names.worker_mailbox("w"), hostile | {"order": bytes((VERSION,)) + b"\xff"})
             client.xadd(names.line_of("tiny", names.NORMAL), hostile)
     await source.claim(1)
     await queue.submit(chat_job("a"))
@@ -301,7 +302,7 @@ def _hostile() -> list[dict[str, Any]]:
     return [
         {"worker": b"\xff", "0": b"x"},
         {"worker": "w", "0": b""},
-        {"worker": "w", "0": b"\x01" + b"\xdf\xff\xff\xff\xff"},
+        {"worker": "w", "0": bytes((VERSION,)) + b"\xdf\xff\xff\xff\xff"},
         {"worker": "w", "hello": b"\x80\x04K\x01."},
         {"worker": "other", "0": b"\x02abc"},
     ]

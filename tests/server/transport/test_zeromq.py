@@ -14,7 +14,7 @@ import zmq
 import zmq.asyncio
 
 from schemas.control import Claim, Taken
-from schemas.wire import ToGateway, encode_batch
+from schemas.wire import VERSION, ToGateway, encode_batch
 from server.transport import zeromq
 from server.transport.base import JobLost
 from server.transport.zeromq import ZeroMQQueue
@@ -94,12 +94,12 @@ async def test_frames_that_are_no_messages_are_dropped_and_counted(queue: ZeroMQ
     frames = [rng.randbytes(rng.randrange(1, 200)) for _ in range(500)]
     frames += [
         pickle.dumps(_Bomb()),
-        b"\x01" + pickle.dumps(_Bomb()),
-        b"\x01\xdd\xff\xff\xff\xff",
-        b"\x01\xc6\x7f\xff\xff\xff",
+        bytes((VERSION,)) + pickle.dumps(_Bomb()),
+        bytes((VERSION,)) + b"\xdd\xff\xff\xff\xff",
+        bytes((VERSION,)) + b"\xc6\x7f\xff\xff\xff",
     ]
     frames += [good[:size] for size in range(len(good))]
-    frames += [bytes((good[0] ^ 1,)) + good[1:], b"\x01" + b"\x91" * 100_000]
+    frames += [bytes((good[0] ^ 1,)) + good[1:], bytes((VERSION,)) + b"\x91" * 100_000]
     for frame in frames:
         await peer.send(frame)
     await join(peer, queue)

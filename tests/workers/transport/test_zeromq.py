@@ -12,7 +12,7 @@ import zmq.asyncio
 
 from schemas.control import Claim, Taken
 from schemas.data_url import Buffer
-from schemas.wire import decode_batch, encode, encode_frames
+from schemas.wire import VERSION, decode_batch, encode, encode_frames
 from tests.fakes.messages import chat_job, hello
 from tests.schemas.test_wire import WITH_TEXTS
 from workers.transport.zeromq import ZeroMQSource
@@ -57,7 +57,9 @@ async def pair() -> AsyncIterator[tuple[Gateway, ZeroMQSource]]:
 async def test_frames_that_are_no_messages_are_dropped_and_counted(pair: tuple[Gateway, ZeroMQSource]) -> None:
     gateway, source = pair
     await gateway.receive()
-    await gateway.send(b"\x00", b"garbage", pickle.dumps(chat_job), b"\x01\xdd\xff\xff\xff\xff", encode(hello("w")))
+    await gateway.send(
+        b"\x00", b"garbage", pickle.dumps(chat_job), bytes((VERSION,)) + b"\xdd\xff\xff\xff\xff", encode(hello("w"))
+    )
     await gateway.send_frames(encode_frames(WITH_TEXTS)[0])
     await gateway.send_frames(*encode_frames(WITH_TEXTS)[:-1])
     await gateway.send_frames(b"", *encode_frames(WITH_TEXTS))
