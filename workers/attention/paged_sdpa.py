@@ -47,10 +47,10 @@ class PagedSDPA:
         self._reads: list[_Read] = []
 
     def over_same_pages(self) -> "PagedSDPA":
-        """Another one over the same pool, for a thread of its own. The two never write the same pages."""
+        """Another one over the same pool, for prompts in a thread of its own. The two never write the same pages."""
         other = copy(self)
         other._scratch = self._scratch.new_empty(0)
-        other._copies = self._new_copies()
+        other._copies = None
         return other
 
     def _new_copies(self) -> Copies | None:
@@ -70,8 +70,10 @@ class PagedSDPA:
             self._copies.begin()
         for group in reversed(batch.decode_groups):  # The longest contexts first: copies gain them most.
             num_gathered = self._plan_copied(group, self._copies) if self._copies is not None else len(group.lengths)
+            if 0 < num_gathered < len(group.lengths):
+                group = group.first(num_gathered, self.block_size)
             if num_gathered:
-                self._reads.append(self._plan_decode(group if group.order else group.first(num_gathered)))
+                self._reads.append(self._plan_decode(group))
         if self._copies is not None:
             self._copies.end()
 

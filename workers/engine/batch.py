@@ -43,10 +43,11 @@ class DecodeGroup:
     order: KeyOrder | None = None
     serials: Ints | None = None
 
-    def first(self, count: int) -> "DecodeGroup":
-        """Its first rows; they have an order of keys only together."""
-        blocks, lengths = self.blocks[:count], self.lengths[:count]
-        return DecodeGroup(self.start, self.start + count, blocks, lengths, None, self.serials)
+    def first(self, count: int, block_size: int) -> "DecodeGroup":
+        """Its first rows, with no more pages than they need; for a group without an order of its own."""
+        lengths = self.lengths[:count]
+        blocks = self.blocks[:count, : -(-int(lengths[-1]) // block_size)]
+        return DecodeGroup(self.start, self.start + count, blocks, lengths)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,10 @@ class Mlp:
         self._gate_up = take_linear(weights, f"{prefix}gate_up", (spec.intermediate_size,) * 2, spec.hidden_size)
         self._down = take_linear(weights, f"{prefix}down", (spec.hidden_size,), spec.intermediate_size)
 
+    @property
+    def is_packed(self) -> bool:
+        return self._gate_up.is_packed or self._down.is_packed
+
     def __call__(self, x: Tensor) -> Tensor:
         """[T, H] -> [T, H]."""
         gate, up = self._gate_up(x).chunk(2, dim=-1)
@@ -76,7 +80,7 @@ class DecoderLayer:
     @property
     def is_packed(self) -> bool:
         """Whether rows of zeros should come with some numbers of tokens, see `padded_rows`."""
-        return self._qkv.is_packed
+        return self._qkv.is_packed or self._out.is_packed or self._mlp.is_packed
 
     def __call__(self, hidden: Tensor, cos: Tensor, sin: Tensor, attend: Attend, routes: Routes | None) -> Tensor:
         """hidden [T, H]; cos, sin [T, 1, head_dim] -> [T, H]."""

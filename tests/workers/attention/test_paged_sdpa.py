@@ -183,8 +183,7 @@ def test_what_is_kept_belongs_to_one_sequence_whatever_pages_the_next_one_gets(m
             torch.testing.assert_close(out, torch.full_like(out, scale))
 
 
-def test_another_threads_attention_keeps_its_own(monkeypatch):
-    monkeypatch.setattr(side_by_side, "MIN_LAYER_BYTES", 1)
+def test_nothing_is_kept_for_the_thread_of_prompts_nor_on_another_device():
     paged = PagedSDPA(KVSpec(1, KV_HEADS, DIM), 20, 4, torch.float32, torch.device("cpu"))
-    assert paged.over_same_pages()._copies is not paged._copies
+    assert paged._copies is not None and paged.over_same_pages()._copies is None
     assert PagedSDPA(KVSpec(1, KV_HEADS, DIM), 20, 4, torch.float32, torch.device("meta"))._copies is None
